@@ -1,0 +1,5 @@
+//! Threads, rings and packets.
+#![deny(unsafe_code)]
+
+pub mod event;
+pub mod interface;

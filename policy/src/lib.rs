@@ -1,0 +1,23 @@
+//! The pure policy model: what may talk to what.
+//!
+//! `control` builds a [`Snapshot`] from Kubernetes objects; `datapath` reads it, once per batch. This crate does no IO, reads no
+//! clock, knows no Kubernetes client and holds no `unsafe`. Everything in a snapshot is immutable and shared by [`std::sync::Arc`].
+#![forbid(unsafe_code)]
+
+pub mod endpoint;
+pub mod http;
+pub mod identity;
+pub mod ipcache;
+pub mod service;
+pub mod snapshot;
+pub mod table;
+pub mod verdict;
+
+pub use endpoint::{EndpointKey, PodName, Slot, SlotGeneration};
+pub use http::{HttpRequest, HttpRule, HttpRuleSet};
+pub use identity::Identity;
+pub use ipcache::{IpCache, IpCacheGeneration};
+pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};
+pub use snapshot::{Revision, Snapshot};
+pub use table::{Decision, EndpointPolicy, HttpIndex, PolicyGeneration, PolicyTable, RuleId};
+pub use verdict::{Direction, DropReason, Protocol, Verdict};
