@@ -30,16 +30,26 @@ impl IpCache {
         entries: impl IntoIterator<Item = (IpNet, Identity)>,
         pod_cidrs: Vec<IpNet>,
     ) -> Self {
-        let mut cache = Self { generation, pod_cidrs, ..Self::default() };
+        let mut cache = Self {
+            generation,
+            pod_cidrs,
+            ..Self::default()
+        };
         for (net, identity) in entries {
             let net = net.trunc();
             if net.prefix_len() == net.max_prefix_len() {
                 cache.exact.insert(net.addr(), identity);
                 continue;
             }
-            match cache.prefixes.iter_mut().find(|(len, _)| *len == net.prefix_len()) {
+            match cache
+                .prefixes
+                .iter_mut()
+                .find(|(len, _)| *len == net.prefix_len())
+            {
                 Some((_, map)) => drop(map.insert(net, identity)),
-                None => cache.prefixes.push((net.prefix_len(), HashMap::from_iter([(net, identity)]))),
+                None => cache
+                    .prefixes
+                    .push((net.prefix_len(), HashMap::from_iter([(net, identity)]))),
             }
         }
         cache.prefixes.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
@@ -50,6 +60,31 @@ impl IpCache {
     #[must_use]
     pub fn generation(&self) -> IpCacheGeneration {
         self.generation
+    }
+
+    /// Whether both map every address alike, whatever their generations.
+    #[must_use]
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.exact == other.exact && self.prefixes == other.prefixes && self.pod_cidrs == other.pod_cidrs
+    }
+
+    /// All entries, exact ones as full-length prefixes, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = (IpNet, Identity)> {
+        let exact = self
+            .exact
+            .iter()
+            .map(|(addr, identity)| (IpNet::from(*addr), *identity));
+        exact.chain(
+            self.prefixes
+                .iter()
+                .flat_map(|(_, map)| map.iter().map(|(net, identity)| (*net, *identity))),
+        )
+    }
+
+    /// The pod CIDRs.
+    #[must_use]
+    pub fn pod_cidrs(&self) -> &[IpNet] {
+        &self.pod_cidrs
     }
 
     /// Identity of `addr`. An address inside a pod CIDR that nothing else covers is [`Identity::UNMANAGED`], never `world`.
@@ -70,5 +105,81 @@ impl IpCache {
             }
         }
         Identity::WORLD
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bits(addr: IpAddr) -> (bool, u128) {
+        match addr {
+            IpAddr::V4(addr) => (false, u128::from(u32::from(addr)) << 96),
+            IpAddr::V6(addr) => (true, u128::from(addr)),
+        }
+    }
+
+    fn covers(net: &IpNet, addr: IpAddr) -> bool {
+        let ((net_family, net_bits), (family, bits)) = (bits(net.addr()), bits(addr));
+        let shift = 128 - u32::from(net.prefix_len());
+        net_family == family && net_bits.checked_shr(shift) == bits.checked_shr(shift)
+    }
+
+    fn naive(entries: &[(IpNet, Identity)], pod_cidrs: &[IpNet], addr: IpAddr) -> Identity {
+        let exact = entries
+            .iter()
+            .rfind(|(net, _)| net.prefix_len() == net.max_prefix_len() && net.addr() == addr);
+        if let Some((_, identity)) = exact {
+            return *identity;
+        }
+        if pod_cidrs.iter().any(|net| covers(net, addr)) {
+            return Identity::UNMANAGED;
+        }
+        let mut best: Option<&(IpNet, Identity)> = None;
+        for entry in entries {
+            if covers(&entry.0, addr) && best.is_none_or(|b| entry.0.prefix_len() >= b.0.prefix_len()) {
+                best = Some(entry);
+            }
+        }
+        best.map_or(Identity::WORLD, |(_, identity)| *identity)
+    }
+
+    fn addr() -> impl Strategy<Value = IpAddr> {
+        // Few distinct bits, so that prefixes cover addresses and each other.
+        let v4 = (0u8..3, 0u8..3, 0u8..2, 0u8..8)
+            .prop_map(|(a, b, c, d)| Ipv4Addr::new(a, b << 6, c << 7, d << 5).into());
+        let v6 = (0u16..3, 0u16..3, 0u16..8)
+            .prop_map(|(a, b, c)| Ipv6Addr::new(a << 14, 0, 0, b << 13, 0, 0, 0, c).into());
+        prop_oneof![v4, v6]
+    }
+
+    fn net() -> impl Strategy<Value = IpNet> {
+        (addr(), 0u8..=128).prop_map(|(addr, len)| {
+            let max = if addr.is_ipv4() { 32 } else { 128 };
+            IpNet::new(addr, if len > 96 { max } else { len % (max + 1) }).expect("length in range")
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn lookup_is_the_longest_prefix_and_pods_are_never_world(
+            entries in proptest::collection::vec((net(), (256u32..400).prop_map(Identity)), 0..24),
+            pod_cidrs in proptest::collection::vec(net().prop_map(|n| n.trunc()), 0..3),
+            addrs in proptest::collection::vec(addr(), 64),
+        ) {
+            let cache = IpCache::new(IpCacheGeneration(1), entries.clone(), pod_cidrs.clone());
+            let listed = entries.iter().map(|(net, _)| net.addr());
+            for addr in addrs.into_iter().chain(listed) {
+                prop_assert_eq!(cache.lookup(addr), naive(&entries, &pod_cidrs, addr), "{}", addr);
+            }
+            let again = IpCache::new(IpCacheGeneration(2), cache.entries(), pod_cidrs);
+            prop_assert!(again.same_content(&cache));
+        }
     }
 }

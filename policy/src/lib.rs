@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod http;
 pub mod identity;
 pub mod ipcache;
+pub mod persist;
 pub mod service;
 pub mod snapshot;
 pub mod table;
@@ -19,5 +20,7 @@ pub use identity::Identity;
 pub use ipcache::{IpCache, IpCacheGeneration};
 pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};
 pub use snapshot::{Revision, Snapshot};
-pub use table::{Decision, EndpointPolicy, HttpIndex, PolicyGeneration, PolicyTable, RuleId};
+pub use table::{
+    Action, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, Peers, PolicyGeneration, PolicyTable, RuleId,
+};
 pub use verdict::{Direction, DropReason, Protocol, Verdict};

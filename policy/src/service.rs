@@ -50,7 +50,7 @@ pub enum ServiceLookup<'a> {
 }
 
 /// All services.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceTable {
     services: HashMap<ServiceKey, Service>,
     addresses: HashSet<IpAddr>,
@@ -86,5 +86,48 @@ impl ServiceTable {
     /// All services, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = ServiceKey> {
+        let protocol = prop_oneof![Just(Protocol::TCP), Just(Protocol::UDP)];
+        (0u8..4, 1u16..5, protocol).prop_map(|(host, port, protocol)| ServiceKey {
+            addr: Ipv4Addr::new(10, 96, 0, host).into(),
+            port,
+            protocol,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn lookup_tells_port_from_address_from_neither(
+            keys in proptest::collection::vec(key(), 0..12),
+            probes in proptest::collection::vec(key(), 32),
+        ) {
+            let services: Vec<Service> = keys
+                .iter()
+                .enumerate()
+                .map(|(i, key)| Service { name: format!("ns/{i}"), key: *key, backends: Vec::new() })
+                .collect();
+            let table = ServiceTable::new(services.clone());
+            for probe in probes.iter().chain(&keys) {
+                let last = services.iter().rfind(|s| s.key == *probe);
+                let known_address = services.iter().any(|s| s.key.addr == probe.addr);
+                prop_assert_eq!(table.is_service_address(probe.addr), known_address);
+                match table.lookup(probe.addr, probe.port, probe.protocol) {
+                    ServiceLookup::Service(found) => prop_assert_eq!(Some(found), last),
+                    ServiceLookup::NoSuchPort => prop_assert!(last.is_none() && known_address),
+                    ServiceLookup::NotService => prop_assert!(!known_address),
+                }
+            }
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! The immutable bundle that `control` publishes and workers read.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointKey, EndpointPolicy, IpCache, RuleId, ServiceTable};
+use crate::{EndpointKey, EndpointPolicy, Identity, IpCache, RuleId, ServiceTable};
 
 /// Counts published snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -23,13 +24,18 @@ pub struct Snapshot {
     pub endpoints: Arc<Vec<Option<Arc<EndpointPolicy>>>>,
     /// Descriptions of rules by [`RuleId`], e.g. `cnp db/flask-app-to-db ingress[0]`.
     pub rules: Arc<Vec<String>>,
+    /// Labels (`source:key=value`) of allocated identities, for people and for a stable allocation across restarts.
+    pub identities: Arc<BTreeMap<Identity, Vec<String>>>,
 }
 
 impl Snapshot {
     /// Policy of the endpoint, if it is compiled for this very occupant of the slot.
     #[must_use]
     pub fn endpoint(&self, key: EndpointKey) -> Option<&Arc<EndpointPolicy>> {
-        self.endpoints.get(key.slot.index())?.as_ref().filter(|policy| policy.key == key)
+        self.endpoints
+            .get(key.slot.index())?
+            .as_ref()
+            .filter(|policy| policy.key == key)
     }
 
     /// Description of a rule.

@@ -1,0 +1,184 @@
+use std::net::IpAddr;
+
+use super::*;
+use crate::{Action, Backend, Entry, HttpSets, Peers, RuleId, ServiceKey, SlotGeneration};
+
+fn sample() -> Snapshot {
+    let mut http = HttpSets::default();
+    let rule = HttpRule {
+        method: Some("GET".into()),
+        path: Some("/".into()),
+    };
+    let set = http.insert(Arc::new(HttpRuleSet::new(vec![rule]).expect("plain rule")));
+    let entries = [
+        Entry {
+            peers: Peers::Identities([Identity(256), Identity(300)].into()),
+            protocol: Protocol::TCP,
+            ports: 5000..=5000,
+            action: Action::AllowHttp(set),
+            rule: RuleId(0),
+        },
+        Entry {
+            peers: Peers::Any,
+            protocol: Protocol::ANY,
+            ports: 0..=u16::MAX,
+            action: Action::Deny,
+            rule: RuleId(1),
+        },
+    ];
+    let policy = EndpointPolicy {
+        key: EndpointKey {
+            slot: Slot(9),
+            generation: SlotGeneration(3),
+        },
+        pod: PodName {
+            namespace: "dummy".into(),
+            name: "flask-0".into(),
+        },
+        identity: Identity(257),
+        generation: PolicyGeneration(12),
+        ingress: PolicyTable::build(true, &entries[..1], &mut http).expect("no union"),
+        egress: PolicyTable::build(true, &entries, &mut http).expect("no union"),
+        http: http.into_sets(),
+    };
+    let addr: IpAddr = "10.96.0.7".parse().expect("address");
+    Snapshot {
+        revision: Revision(12),
+        ipcache: Arc::new(IpCache::new(
+            IpCacheGeneration(4),
+            [
+                ("10.1.0.5/32".parse().expect("net"), Identity(257)),
+                ("10.0.0.0/8".parse().expect("net"), Identity::FIRST_LOCAL),
+            ],
+            vec!["10.1.0.0/24".parse().expect("net")],
+        )),
+        services: Arc::new(ServiceTable::new([Service {
+            name: "dummy/flask-app-service".into(),
+            key: ServiceKey {
+                addr,
+                port: 80,
+                protocol: Protocol::TCP,
+            },
+            backends: vec![Backend { addr, port: 5000 }],
+        }])),
+        endpoints: Arc::new([vec![None; 9], vec![Some(Arc::new(policy))]].concat()),
+        rules: Arc::new(vec![
+            "cnp dummy/l7-rule ingress[0]".into(),
+            "cnp dummy/x egressDeny[0]".into(),
+        ]),
+        identities: Arc::new(BTreeMap::from_iter([(
+            Identity(257),
+            vec!["k8s:app=flask-app".into()],
+        )])),
+    }
+}
+
+#[test]
+fn a_loaded_snapshot_equals_the_written_one() {
+    let written = sample();
+    let loaded = from_json(&to_json(&written).expect("json")).expect("loads");
+    assert_eq!(
+        PersistedSnapshot::from(&written),
+        PersistedSnapshot::from(&loaded)
+    );
+    let key = EndpointKey {
+        slot: Slot(9),
+        generation: SlotGeneration(3),
+    };
+    let (a, b) = (
+        written.endpoint(key).expect("endpoint"),
+        loaded.endpoint(key).expect("endpoint"),
+    );
+    assert!(a.same_content(b));
+    assert!(a.ingress == b.ingress && a.egress == b.egress);
+    assert!(written.ipcache.same_content(&loaded.ipcache));
+    assert_eq!(written.services, loaded.services);
+}
+
+fn altered(from: &str, to: &str) -> PersistError {
+    let json = String::from_utf8(to_json(&sample()).expect("json")).expect("utf-8");
+    assert!(json.contains(from), "{from} not in {json}");
+    from_json(json.replacen(from, to, 1).as_bytes()).expect_err("altered document")
+}
+
+#[test]
+fn another_version_is_refused_by_number() {
+    assert!(matches!(
+        altered("\"version\":1", "\"version\":99"),
+        PersistError::Version { found: 99 }
+    ));
+}
+
+#[test]
+fn another_version_is_named_even_when_its_fields_differ() {
+    assert!(matches!(
+        from_json(b"{\"version\":2,\"tables\":7}"),
+        Err(PersistError::Version { found: 2 })
+    ));
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let json = to_json(&sample()).expect("json");
+    for len in 0..json.len() {
+        assert!(
+            from_json(&json[..len]).is_err(),
+            "{len} of {} bytes load",
+            json.len()
+        );
+    }
+}
+
+#[test]
+fn a_rule_set_that_does_not_exist_is_refused() {
+    let error = altered("{\"AllowHttp\":[0,0]}", "{\"AllowHttp\":[5,0]}");
+    assert!(
+        matches!(
+            error,
+            PersistError::Dangling {
+                what: "rule set",
+                index: 5,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_rule_that_does_not_exist_is_refused() {
+    let error = altered("{\"Deny\":1}", "{\"Deny\":2}");
+    assert!(
+        matches!(
+            error,
+            PersistError::Dangling {
+                direction: "egress",
+                what: "rule",
+                index: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn broken_port_intervals_are_refused() {
+    for (from, to) in [
+        ("[4999,0]", "[5000,0]"),
+        ("[65535,0]", "[65534,0]"),
+        ("[5000,1]", "[5000,9]"),
+    ] {
+        let error = altered(from, to);
+        assert!(
+            matches!(error, PersistError::Table { .. }),
+            "{from} -> {to}: {error}"
+        );
+    }
+}
+
+#[test]
+fn the_slot_that_means_none_is_refused() {
+    let error = altered("\"slot\":9", "\"slot\":65535");
+    assert!(matches!(error, PersistError::Slot { .. }), "{error}");
+}

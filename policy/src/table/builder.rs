@@ -1,0 +1,304 @@
+//! From rules to tables: where allow, deny and HTTP rules that cover the same packet are combined.
+//!
+//! Invariants (Cilium's semantics): a deny of any width beats every allow; a plain allow that covers a peer
+//! and port lifts every HTTP restriction of that peer and port; HTTP rule sets that cover the same peer and port are united.
+//! Among entries of one kind the first in the list gives the rule that is reported.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::{Cell, Decision, HttpIndex, PolicyTable, PortMap, RuleId};
+use crate::http::HttpRuleError;
+use crate::{HttpRule, HttpRuleSet, Identity, Protocol};
+
+/// Whom an [`Entry`] covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peers {
+    /// Every identity.
+    Any,
+    /// These identities; an empty list covers nobody.
+    Identities(Arc<[Identity]>),
+}
+
+/// What an [`Entry`] does with what it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Allow.
+    Allow,
+    /// Allow requests that match a rule set of the [`HttpSets`] the table is built with.
+    AllowHttp(HttpIndex),
+    /// Deny, whatever else allows it.
+    Deny,
+}
+
+/// One rule on one port range, its selectors resolved to identities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Whom it covers.
+    pub peers: Peers,
+    /// Which protocol; [`Protocol::ANY`] covers every protocol, ICMP included (peer-only rules).
+    pub protocol: Protocol,
+    /// Which ports (ICMP: types).
+    pub ports: RangeInclusive<u16>,
+    /// What it does.
+    pub action: Action,
+    /// The rule it comes from.
+    pub rule: RuleId,
+}
+
+impl Entry {
+    /// Whether the entry covers a flow.
+    #[must_use]
+    pub fn covers(&self, peer: Identity, protocol: Protocol, port: u16) -> bool {
+        let peer = match &self.peers {
+            Peers::Any => true,
+            Peers::Identities(identities) => identities.contains(&peer),
+        };
+        peer && (self.protocol == Protocol::ANY || self.protocol == protocol) && self.ports.contains(&port)
+    }
+}
+
+/// The HTTP rule sets of one endpoint, each content once; becomes [`super::EndpointPolicy::http`].
+#[derive(Debug, Clone, Default)]
+pub struct HttpSets {
+    sets: Vec<Arc<HttpRuleSet>>,
+    by_rules: HashMap<Vec<HttpRule>, HttpIndex>,
+    /// Sets that may be used instead of compiling the same rules again.
+    known: HashMap<Vec<HttpRule>, Arc<HttpRuleSet>>,
+}
+
+impl HttpSets {
+    /// No sets yet; `known` ones are used instead of compiling their rules again.
+    #[must_use]
+    pub fn with_known(known: impl IntoIterator<Item = Arc<HttpRuleSet>>) -> Self {
+        Self {
+            known: known.into_iter().map(|set| (set.rules().to_vec(), set)).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a set; one with the same rules keeps its index.
+    pub fn insert(&mut self, set: Arc<HttpRuleSet>) -> HttpIndex {
+        if let Some(index) = self.by_rules.get(set.rules()) {
+            return *index;
+        }
+        let index = HttpIndex(u32::try_from(self.sets.len()).unwrap_or(u32::MAX));
+        self.by_rules.insert(set.rules().to_vec(), index);
+        self.sets.push(set);
+        index
+    }
+
+    /// The set that allows what any of `indices` allows.
+    fn united(&mut self, indices: &BTreeSet<HttpIndex>) -> Result<HttpIndex, HttpRuleError> {
+        if let (Some(only), 1) = (indices.first(), indices.len()) {
+            return Ok(*only);
+        }
+        let mut rules: Vec<HttpRule> = Vec::new();
+        for rule in indices
+            .iter()
+            .filter_map(|index| self.sets.get(index.0 as usize))
+            .flat_map(|set| set.rules())
+        {
+            if !rules.contains(rule) {
+                rules.push(rule.clone());
+            }
+        }
+        if let Some(index) = self.by_rules.get(&rules) {
+            return Ok(*index);
+        }
+        let set = match self.known.get(&rules) {
+            Some(set) => Arc::clone(set),
+            None => Arc::new(HttpRuleSet::new(rules)?),
+        };
+        Ok(self.insert(set))
+    }
+
+    /// The sets by [`HttpIndex`].
+    #[must_use]
+    pub fn into_sets(self) -> Vec<Arc<HttpRuleSet>> {
+        self.sets
+    }
+}
+
+/// What the entries of one kind of peer say; numbers are positions in the entry list.
+#[derive(Debug, Clone, Default)]
+struct Combined {
+    deny: Option<usize>,
+    allow: Option<usize>,
+    http: Option<usize>,
+    sets: BTreeSet<HttpIndex>,
+}
+
+impl Combined {
+    fn add(&mut self, position: usize, action: Action) {
+        let first = |slot: &mut Option<usize>| *slot = Some(slot.map_or(position, |p| p.min(position)));
+        match action {
+            Action::Deny => first(&mut self.deny),
+            Action::Allow => first(&mut self.allow),
+            Action::AllowHttp(set) => {
+                first(&mut self.http);
+                self.sets.insert(set);
+            }
+        }
+    }
+
+    fn with(&self, other: &Self) -> Self {
+        let first = |a: Option<usize>, b: Option<usize>| a.into_iter().chain(b).min();
+        Self {
+            deny: first(self.deny, other.deny),
+            allow: first(self.allow, other.allow),
+            http: first(self.http, other.http),
+            sets: self.sets.union(&other.sets).copied().collect(),
+        }
+    }
+
+    fn decision(&self, entries: &[Entry], http: &mut HttpSets) -> Result<Decision, HttpRuleError> {
+        let rule = |position: Option<usize>| position.and_then(|p| entries.get(p)).map(|entry| entry.rule);
+        Ok(if let Some(rule) = rule(self.deny) {
+            Decision::Deny(rule)
+        } else if let Some(rule) = rule(self.allow) {
+            Decision::Allow(Some(rule))
+        } else if let Some(rule) = rule(self.http) {
+            Decision::AllowHttp(http.united(&self.sets)?, rule)
+        } else {
+            Decision::DefaultDeny
+        })
+    }
+}
+
+/// Decisions of a cell in a form that can be compared: for others, then by rising identity.
+type CellContent = (Decision, Vec<(Identity, Decision)>);
+
+/// Cells under construction, one per distinct content.
+#[derive(Default)]
+struct Cells {
+    cells: Vec<Cell>,
+    by_entries: HashMap<Vec<usize>, u32>,
+    by_content: HashMap<CellContent, u32>,
+}
+
+impl Cells {
+    fn cell(
+        &mut self,
+        active: &BTreeSet<usize>,
+        entries: &[Entry],
+        http: &mut HttpSets,
+    ) -> Result<u32, HttpRuleError> {
+        let active: Vec<usize> = active.iter().copied().collect();
+        if let Some(cell) = self.by_entries.get(&active) {
+            return Ok(*cell);
+        }
+        let mut any = Combined::default();
+        let mut named: HashMap<Identity, Combined> = HashMap::new();
+        let mut order = Vec::new();
+        for (position, entry) in active.iter().filter_map(|p| Some((*p, entries.get(*p)?))) {
+            match &entry.peers {
+                Peers::Any => any.add(position, entry.action),
+                Peers::Identities(identities) => {
+                    for identity in identities.iter() {
+                        let combined = named.entry(*identity).or_insert_with(|| {
+                            order.push(*identity);
+                            Combined::default()
+                        });
+                        combined.add(position, entry.action);
+                    }
+                }
+            }
+        }
+        let others = any.decision(entries, http)?;
+        let mut peers = Vec::new();
+        // In order of appearance, so that equal entries number their united rule sets equally.
+        for identity in order {
+            let Some(combined) = named.get(&identity) else {
+                continue;
+            };
+            let decision = combined.with(&any).decision(entries, http)?;
+            if decision != others {
+                peers.push((identity, decision));
+            }
+        }
+        peers.sort_unstable_by_key(|(identity, _)| *identity);
+        let next = u32::try_from(self.cells.len()).unwrap_or(u32::MAX);
+        let index = *self
+            .by_content
+            .entry((others, peers))
+            .or_insert_with_key(|(others, peers)| {
+                self.cells.push(Cell {
+                    others: *others,
+                    peers: peers.iter().copied().collect(),
+                });
+                next
+            });
+        self.by_entries.insert(active, index);
+        Ok(index)
+    }
+
+    fn ports(
+        &mut self,
+        covers: impl Fn(&Entry) -> bool,
+        entries: &[Entry],
+        http: &mut HttpSets,
+    ) -> Result<PortMap, HttpRuleError> {
+        // (first port at which it changes, begins, position)
+        let mut changes: Vec<(u32, bool, usize)> = Vec::new();
+        for (position, entry) in entries.iter().enumerate() {
+            if covers(entry) && !entry.ports.is_empty() {
+                changes.push((u32::from(*entry.ports.start()), true, position));
+                changes.push((u32::from(*entry.ports.end()) + 1, false, position));
+            }
+        }
+        changes.sort_unstable();
+        let mut map = PortMap::default();
+        let mut active = BTreeSet::new();
+        let mut changes = changes.into_iter().peekable();
+        loop {
+            let end = match changes.peek() {
+                Some((0, ..)) => None,
+                Some((at, ..)) => Some(u16::try_from(*at - 1).unwrap_or(u16::MAX)),
+                None => Some(u16::MAX),
+            };
+            if let Some(end) = end.filter(|end| map.ends.last() != Some(end)) {
+                let cell = self.cell(&active, entries, http)?;
+                if map.cells.last() == Some(&cell) {
+                    map.ends.pop();
+                    map.cells.pop();
+                }
+                map.ends.push(end);
+                map.cells.push(cell);
+            }
+            match changes.next() {
+                Some((_, true, position)) => drop(active.insert(position)),
+                Some((_, false, position)) => drop(active.remove(&position)),
+                None => return Ok(map),
+            }
+        }
+    }
+}
+
+impl PolicyTable {
+    /// Combines `entries`. An unenforced table lets everything pass, whatever the entries say.
+    ///
+    /// # Errors
+    /// [`HttpRuleError`] when a united rule set does not compile although its parts do (size limits). The caller must then deny.
+    pub fn build(enforced: bool, entries: &[Entry], http: &mut HttpSets) -> Result<Self, HttpRuleError> {
+        if !enforced {
+            return Ok(Self::unenforced());
+        }
+        let mut cells = Cells::default();
+        let named: BTreeSet<Protocol> = entries
+            .iter()
+            .map(|e| e.protocol)
+            .filter(|p| *p != Protocol::ANY)
+            .collect();
+        let mut protocols = Vec::with_capacity(named.len());
+        for protocol in named {
+            let covers = |entry: &Entry| entry.protocol == protocol || entry.protocol == Protocol::ANY;
+            protocols.push((protocol, cells.ports(covers, entries, http)?));
+        }
+        let other = cells.ports(|entry| entry.protocol == Protocol::ANY, entries, http)?;
+        Ok(Self::from_parts(true, protocols, other, cells.cells))
+    }
+}
