@@ -3,3 +3,6 @@
 
 pub mod event;
 pub mod interface;
+pub mod xsk;
+pub mod conntrack;
+pub mod flow;
