@@ -3,6 +3,7 @@
 
 pub mod event;
 pub mod interface;
+pub mod wire;
 pub mod xsk;
 pub mod conntrack;
 pub mod flow;
