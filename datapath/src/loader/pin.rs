@@ -1,0 +1,196 @@
+//! The directory of pinned links: one file per link, named after what it is and where it is attached.
+//!
+//! A name is `KIND-IFINDEX-INTERFACE`. The index is in it because names are reused: a pin whose index is another one's
+//! belongs to another device. bpffs refuses dots in names (`bpf_lookup` in `kernel/bpf/inode.c`) and interfaces refuse
+//! colons (`dev_valid_name` in `net/core/dev.c`), so dots are written as colons.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::loaded_links;
+
+use super::XdpMode;
+
+/// How long the kernel may take to detach a link after its pin is gone (an RCU grace period and a work item).
+const DETACH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a pinned link attaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LinkKind {
+    /// The redirect program; removed before the guard, so that an interruption leaves the pod cut off.
+    Redirect(XdpMode),
+    /// The egress guard.
+    Guard,
+}
+
+impl LinkKind {
+    const ALL: [Self; 3] = [
+        Self::Redirect(XdpMode::Native),
+        Self::Redirect(XdpMode::Generic),
+        Self::Guard,
+    ];
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Redirect(XdpMode::Native) => "xdp_native",
+            Self::Redirect(XdpMode::Generic) => "xdp_generic",
+            Self::Guard => "guard",
+        }
+    }
+}
+
+/// Name of a pinned link.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pin {
+    pub(super) kind: LinkKind,
+    pub(super) ifindex: u32,
+    pub(super) interface: String,
+}
+
+impl Pin {
+    pub(super) fn new(kind: LinkKind, ifindex: u32, interface: &str) -> Self {
+        Self {
+            kind,
+            ifindex,
+            interface: interface.into(),
+        }
+    }
+
+    fn file_name(&self) -> String {
+        format!(
+            "{}-{}-{}",
+            self.kind.prefix(),
+            self.ifindex,
+            self.interface.replace('.', ":")
+        )
+    }
+
+    fn parse(file_name: &str) -> Option<Self> {
+        let mut parts = file_name.splitn(3, '-');
+        let prefix = parts.next()?;
+        let kind = LinkKind::ALL.into_iter().find(|kind| kind.prefix() == prefix)?;
+        let ifindex = parts.next()?.parse().ok()?;
+        let interface = parts.next().filter(|name| !name.is_empty())?.replace(':', ".");
+        Some(Self {
+            kind,
+            ifindex,
+            interface,
+        })
+    }
+}
+
+/// The directory that holds the pinned links.
+#[derive(Debug, Clone)]
+pub(super) struct PinDirectory {
+    path: PathBuf,
+}
+
+impl PinDirectory {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn file(&self, pin: &Pin) -> PathBuf {
+        self.path.join(pin.file_name())
+    }
+
+    /// All pins, redirect programs before guards; none when the directory does not exist. Files with other names are
+    /// not ours to judge and left out.
+    pub(super) fn list(&self) -> io::Result<Vec<Pin>> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut pins = Vec::new();
+        for entry in entries {
+            pins.extend(entry?.file_name().to_str().and_then(Pin::parse));
+        }
+        pins.sort();
+        Ok(pins)
+    }
+
+    /// Renames a pin after its device was renamed.
+    pub(super) fn rename(&self, pin: &Pin, interface: &str) -> io::Result<Pin> {
+        let renamed = Pin::new(pin.kind, pin.ifindex, interface);
+        fs::rename(self.file(pin), self.file(&renamed))?;
+        Ok(renamed)
+    }
+
+    /// Removes a pin and says which link it held; `None` if it was gone already or not readable as a link.
+    pub(super) fn remove(&self, pin: &Pin) -> io::Result<Option<u32>> {
+        let file = self.file(pin);
+        let link = PinnedLink::from_pin(&file).ok().map(FdLink::from);
+        let id = link.and_then(|link| link.info().ok()).map(|info| info.id());
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _removed => Ok(id),
+        }
+    }
+}
+
+/// Waits until the kernel has let go of `links`: a device whose link is still being released refuses the next one.
+pub(super) fn await_release(links: &[u32]) -> io::Result<()> {
+    let deadline = Instant::now() + DETACH_DEADLINE;
+    // An id that vanishes while the list is read shows as an error of that one element.
+    while loaded_links().flatten().any(|info| links.contains(&info.id())) {
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn foreign_names_are_no_pins() {
+        for name in [
+            "",
+            "guard",
+            "guard-",
+            "guard-1",
+            "guard-1-",
+            "guard-x-eth0",
+            "xdp-1-eth0",
+            "guard--1-eth0",
+        ] {
+            assert_eq!(Pin::parse(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn redirect_is_removed_before_the_guard() {
+        let guard = Pin::new(LinkKind::Guard, 1, "a");
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            assert!(Pin::new(LinkKind::Redirect(mode), 9, "z") < guard);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn file_name_identifies_the_pin(
+            kind in proptest::sample::select(LinkKind::ALL.to_vec()),
+            ifindex: u32,
+            interface in "[!-.0-9;-~]{1,15}",
+        ) {
+            let pin = Pin::new(kind, ifindex, &interface);
+            let name = pin.file_name();
+            prop_assert!(!name.contains(['.', '/']));
+            prop_assert_eq!(Pin::parse(&name), Some(pin));
+        }
+    }
+}
