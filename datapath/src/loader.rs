@@ -41,7 +41,7 @@ use self::pin::{LinkKind, Pin, PinDirectory, await_release};
 const VERSION: &str = "v1";
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The values that a global may have: aya keeps references to them as long as its loader, and making a loader means
 /// reading the kernel's whole type information, so one loader serves all interfaces.
@@ -482,7 +482,7 @@ fn require_bpffs(bpffs: &Path) -> Result<(), LoadError> {
         path: existing.into(),
         source: source.into(),
     })?;
-    if i64::from(kind.f_type) == BPF_FS_MAGIC {
+    if kind.f_type == BPF_FS_MAGIC {
         Ok(())
     } else {
         Err(not_bpffs())

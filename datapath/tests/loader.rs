@@ -344,14 +344,9 @@ fn guard_drops_and_counts_what_the_kernel_sends() {
         assert!(!host_reaches_pod(), "the pod answered");
         assert_eq!(pod.received_packets(), received, "packets reached the pod");
         let drops = loader.guard_drops().expect("drops");
-        // Ethernet, IPv4, ICMP and ping's 56 bytes.
-        assert_eq!(
-            drops,
-            GuardDrops {
-                packets: 2,
-                bytes: 2 * (14 + 20 + 8 + 56)
-            }
-        );
+        // The drop is reported to ping, which tries again: Ethernet, IPv4, ICMP and 56 bytes each time.
+        assert!(drops.packets >= 2, "{drops:?}");
+        assert_eq!(drops.bytes, drops.packets * (14 + 20 + 8 + 56));
     });
 }
 
