@@ -1,0 +1,156 @@
+//! What `sluice status`, `sluice endpoint list` and `/metrics` show.
+
+use policy::Direction;
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint_registry::Endpoint;
+
+/// How XDP runs on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// In the network stack: the reported fallback.
+    Generic,
+}
+
+impl XdpMode {
+    /// The mode as users write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// Where policies come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The folder of manifests.
+    pub location: String,
+    /// Whether everything was read at least once.
+    pub is_synced: bool,
+    /// Objects that were refused, with file, line and field; the last good state of each stays enforced.
+    pub problems: Vec<String>,
+}
+
+/// A worker thread.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Number of the worker.
+    pub id: u32,
+    /// Revision that it enforces.
+    pub revision: u64,
+    /// Packets received.
+    pub received: u64,
+    /// Packets transmitted.
+    pub transmitted: u64,
+    /// Conntrack entries in use.
+    pub flows: u64,
+    /// Conntrack entries there is room for.
+    pub flow_capacity: u64,
+    /// Flow events that were lost because nobody read them in time.
+    pub lost_events: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// Number of the reason.
+    pub code: u8,
+    /// Its text.
+    pub reason: String,
+    /// Policy direction, for policy drops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    /// Packets, or requests for HTTP reasons.
+    pub packets: u64,
+}
+
+/// Packets that passed one stage of the workers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageCount {
+    /// Name of the stage.
+    pub stage: String,
+    /// Packets that entered it.
+    pub packets: u64,
+    /// Packets that it dropped.
+    pub dropped: u64,
+}
+
+/// Where the UMEM's frames are; the parts add up to `total`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameCount {
+    /// All frames.
+    pub total: u64,
+    /// In the pool.
+    pub free: u64,
+    /// In fill, receive, transmit and completion rings.
+    pub in_rings: u64,
+    /// Held by a worker: fragments, HTTP heads.
+    pub held: u64,
+}
+
+/// An endpoint as the agent has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Slot, generation and what it was added with.
+    #[serde(flatten)]
+    pub endpoint: Endpoint,
+    /// Whether packets flow: attached, and its policy is compiled.
+    pub is_ready: bool,
+    /// Why not, if not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// Identity, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<u32>,
+    /// How XDP runs, once attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<XdpMode>,
+    /// Packets from the pod that were sent on.
+    pub forwarded: u64,
+    /// Packets from or to the pod that were dropped.
+    pub dropped: u64,
+    /// Tuning steps that failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// State of the agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Name of the node.
+    pub node_name: String,
+    /// Whether policies are enforced on every endpoint.
+    pub is_ready: bool,
+    /// What is not ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<String>,
+    /// Revision published last.
+    pub revision: u64,
+    /// Where policies come from.
+    pub source: SourceStatus,
+    /// Worker threads.
+    pub workers: Vec<WorkerStatus>,
+    /// Local pods under policy.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Packets sent on.
+    pub forwarded: u64,
+    /// Packets dropped, by reason; reasons that never occurred are left out.
+    pub drops: Vec<DropCount>,
+    /// Packets by stage.
+    pub stages: Vec<StageCount>,
+    /// Frames.
+    pub frames: FrameCount,
+    /// How often node state was repaired.
+    pub repairs: u64,
+    /// What impairs sluice on this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,14 @@
+//! The agent of a node: wiring, command line, API socket, metrics and node state.
+//!
+//! `control` compiles policies into snapshots, `datapath` enforces them; this crate starts both, tells them of endpoints, and
+//! shows what they do. It decides nothing about packets.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod capture;
+pub mod endpoint_registry;
+pub mod explanation;
+pub mod flow_log;
+pub mod flow_record;
+pub mod names;
+pub mod node;

@@ -1,0 +1,51 @@
+//! Sysctls of the pairs' ends, as files of the calling thread's `/proc/sys/net`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::desired::Setting;
+use super::{Family, NodeError};
+
+const ROOT: &str = "/proc/sys/net";
+
+/// The setting's file for an interface.
+pub(super) fn path(setting: &Setting, interface: &str) -> PathBuf {
+    Path::new(ROOT)
+        .join(setting.family)
+        .join("conf")
+        .join(interface)
+        .join(setting.name)
+}
+
+/// Makes sure of one setting. Returns the file when it had to be changed.
+///
+/// # Errors
+/// [`NodeError::Sysctl`] when the file cannot be read or written; a kernel without IPv6 has no such files, which is no error.
+pub(super) fn ensure(setting: &Setting, interface: &str) -> Result<Option<PathBuf>, NodeError> {
+    let path = path(setting, interface);
+    let error = |source| NodeError::Sysctl {
+        path: path.clone(),
+        source,
+    };
+    let current = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && setting.family == "ipv6" => return Ok(None),
+        Err(e) => return Err(error(e)),
+    };
+    if current.trim() == setting.value {
+        return Ok(None);
+    }
+    fs::write(&path, setting.value).map_err(error)?;
+    Ok(Some(path))
+}
+
+/// Whether the node forwards packets of the family at all (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`). A family
+/// that the kernel lacks counts as forwarding: there is nothing to warn of.
+pub(super) fn forwards(family: Family) -> bool {
+    let path = match family {
+        Family::Ipv4 => "ipv4/ip_forward",
+        Family::Ipv6 => "ipv6/conf/all/forwarding",
+    };
+    fs::read_to_string(Path::new(ROOT).join(path)).map_or(true, |text| text.trim() != "0")
+}
