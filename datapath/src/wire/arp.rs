@@ -91,6 +91,8 @@ impl ArpPacket {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use super::*;
 
     fn request() -> [u8; 60] {

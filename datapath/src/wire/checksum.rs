@@ -298,6 +298,8 @@ pub const fn non_zero_udp(protocol: Protocol, checksum: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -87,6 +87,8 @@ pub fn set_addresses(frame: &mut [u8], destination: MacAddr, source: MacAddr) ->
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use super::*;
 
     fn frame(ethertype: u16) -> [u8; 20] {

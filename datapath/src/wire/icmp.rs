@@ -135,6 +135,8 @@ pub fn next_hop_mtu(message: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use super::*;
 
     #[test]

@@ -56,6 +56,8 @@ pub fn path_mtu(message: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use super::*;
     use crate::wire::icmp::Echo;
 

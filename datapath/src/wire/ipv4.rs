@@ -242,6 +242,8 @@ pub fn write_header(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use proptest::prelude::*;
 
     use super::*;

@@ -28,6 +28,8 @@ pub mod udp;
 
 #[cfg(test)]
 mod differential;
+#[cfg(test)]
+mod sample;
 
 /// IPv4's version nibble and IPv6's, as the first byte of a packet tells them apart.
 #[inline]

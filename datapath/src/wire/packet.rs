@@ -195,6 +195,10 @@ fn parse_v4(
     if header.has_options() {
         return Err(DropReason::IpOptions);
     }
+    let fragment = header.fragment();
+    if let Some(fragment) = fragment {
+        fragment.check(header.total_len() - header.header_len())?;
+    }
     let headers = IpHeaders {
         ethernet,
         source: IpAddr::V4(header.source()),
@@ -202,7 +206,7 @@ fn parse_v4(
         protocol: header.protocol(),
         ttl: header.ttl(),
         dont_fragment: header.dont_fragment(),
-        fragment: header.fragment(),
+        fragment,
         l4: L4::LaterFragment,
         l4_offset: 0,
         payload_offset: 0,
@@ -243,9 +247,7 @@ impl IpHeaders {
         let l4_offset = ethernet::HEADER_LEN + l4;
         self.l4_offset = u16::try_from(l4_offset).map_err(|_too_far| DropReason::TruncatedHeader)?;
         self.payload_offset = self.l4_offset;
-        let l4_len = self.l4_len();
         if let Some(fragment) = self.fragment {
-            fragment.check(l4_len)?;
             if fragment.offset == 8 {
                 return Err(DropReason::TinyFragment);
             }
@@ -498,3 +500,6 @@ fn trimmed<'a>(frames: impl IntoIterator<Item = &'a [u8]>, len: usize) -> impl I
         frame
     })
 }
+
+#[cfg(test)]
+mod tests;

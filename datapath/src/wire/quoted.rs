@@ -143,6 +143,8 @@ impl QuotedPacket {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use std::net::Ipv4Addr;
 
     use proptest::prelude::*;

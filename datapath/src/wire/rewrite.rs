@@ -187,3 +187,6 @@ fn set_address(packet: &mut [u8], side: Side, address: IpAddr) -> Option<()> {
         (IpAddr::V6(new), Side::Destination) => ipv6::set_destination(packet, new).map(drop),
     }
 }
+
+#[cfg(test)]
+mod tests;

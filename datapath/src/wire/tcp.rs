@@ -52,6 +52,13 @@ impl TcpFlags {
         self.0 & other.0 == other.0
     }
 
+    /// Whether the segment asks for a connection: SYN without ACK.
+    #[inline]
+    #[must_use]
+    pub const fn begins(self) -> bool {
+        self.0 & (Self::SYN.0 | Self::ACK.0 | Self::RST.0 | Self::FIN.0) == Self::SYN.0
+    }
+
     /// Whether the combination can occur in a connection. PSH, ECE and CWR go with any; the others are those of Linux
     /// (`net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_valid_flags`): FIN only with ACK, SYN and RST never together.
     #[inline]
@@ -488,6 +495,8 @@ impl Segment<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use proptest::prelude::*;

@@ -73,6 +73,8 @@ impl<'a> Udp<'a> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
+
     use super::*;
 
     fn reason(bytes: [u8; 12], l4_len: usize, is_fragment: bool) -> Option<DropReason> {
