@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use policy::Protocol;
 
+use crate::wire::{icmp, icmpv6};
+
 /// One side of a flow. IPv4 addresses are kept as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Peer {
@@ -49,6 +51,23 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// No flow.
+    pub const UNSPECIFIED: Self = Self {
+        source: Peer { addr: [0; 16], port: 0 },
+        destination: Peer { addr: [0; 16], port: 0 },
+        protocol: Protocol::ANY,
+    };
+
+    /// The port that policy looks at: the destination's, or for a ping the type of an echo request.
+    #[must_use]
+    pub const fn policy_port(&self) -> u16 {
+        match self.protocol {
+            Protocol::ICMP => icmp::kind::ECHO as u16,
+            Protocol::ICMPV6 => icmpv6::kind::ECHO as u16,
+            _ => self.destination.port,
+        }
+    }
+
     /// The same flow as the other side names it.
     #[must_use]
     pub const fn reversed(&self) -> Self {

@@ -62,7 +62,7 @@ impl FromStr for MacAddr {
 }
 
 /// What an interface is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterfaceKind {
     /// A local pod's host-side veth.
     Endpoint(EndpointConfig),
@@ -73,7 +73,7 @@ pub enum InterfaceKind {
 }
 
 /// Addresses of an endpoint, from CNI or netlink, never learnt from packets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointConfig {
     /// MAC of the pod's end of the veth: the only source MAC accepted.
     pub pod_mac: MacAddr,
@@ -86,7 +86,7 @@ pub struct EndpointConfig {
 }
 
 /// An interface as given to a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterfaceConfig {
     /// Slot and occupant.
     pub key: EndpointKey,

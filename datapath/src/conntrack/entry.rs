@@ -1,7 +1,5 @@
 //! A conntrack entry.
 
-use std::net::IpAddr;
-
 use policy::{
     DropReason, EndpointKey, HttpIndex, Identity, IpCacheGeneration, PolicyGeneration, Slot, SlotGeneration,
 };
@@ -126,10 +124,8 @@ impl Entry {
     }
 
     pub(super) fn vacant() -> Self {
-        let unspecified = Peer::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
         let nobody = EndpointKey { slot: Slot::NONE, generation: SlotGeneration(0) };
-        let key = FlowKey { source: unspecified, destination: unspecified, protocol: policy::Protocol::ANY };
-        Self::new(key, nobody, nobody)
+        Self::new(FlowKey::UNSPECIFIED, nobody, nobody)
     }
 
     /// The interface that packets in `direction` come in by.

@@ -3,37 +3,7 @@
 //! Coarser than RFC 9293's: the middle needs to know who began, whether the handshake is complete, and how long to remember.
 
 use super::entry::FlowDirection;
-
-/// Flags of a segment (RFC 9293, 3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TcpFlags(pub u8);
-
-impl TcpFlags {
-    /// No more data from the sender.
-    pub const FIN: u8 = 1;
-    /// Begin a connection.
-    pub const SYN: u8 = 2;
-    /// Reset.
-    pub const RST: u8 = 4;
-    /// Push.
-    pub const PSH: u8 = 8;
-    /// Acknowledgement number is valid.
-    pub const ACK: u8 = 16;
-    /// Urgent pointer is valid.
-    pub const URG: u8 = 32;
-
-    /// Whether any of `flags` is set.
-    #[must_use]
-    pub const fn any(self, flags: u8) -> bool {
-        self.0 & flags != 0
-    }
-
-    /// SYN without ACK: the first segment of a connection.
-    #[must_use]
-    pub const fn begins(self) -> bool {
-        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
-    }
-}
+use crate::wire::tcp::TcpFlags;
 
 /// State of a TCP flow; [`TcpState::Untracked`] for other protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,11 +49,11 @@ impl TcpState {
     /// data before the handshake.
     pub const fn next(self, direction: FlowDirection, flags: TcpFlags) -> Result<Self, InvalidTransition> {
         use FlowDirection::{Original, Reply};
-        if flags.any(TcpFlags::RST) {
+        if flags.has(TcpFlags::RST) {
             return Ok(Self::Closed);
         }
-        if flags.any(TcpFlags::SYN) {
-            return match (self, direction, flags.any(TcpFlags::ACK)) {
+        if flags.has(TcpFlags::SYN) {
+            return match (self, direction, flags.has(TcpFlags::ACK)) {
                 // Retransmitted SYN, or the first.
                 (Self::SynSent, Original, false) => Ok(Self::SynSent),
                 (Self::SynReceived, Original, false) => Ok(Self::SynReceived),
@@ -97,22 +67,22 @@ impl TcpState {
             Self::Untracked => Err(InvalidTransition),
             Self::SynSent => Err(InvalidTransition),
             Self::SynReceived => match direction {
-                Original if flags.any(TcpFlags::FIN) => Ok(Self::FinOriginal),
+                Original if flags.has(TcpFlags::FIN) => Ok(Self::FinOriginal),
                 Original => Ok(Self::Established),
                 // The server may not send before the handshake is complete.
-                Reply if flags.any(TcpFlags::FIN) => Ok(Self::FinReply),
+                Reply if flags.has(TcpFlags::FIN) => Ok(Self::FinReply),
                 Reply => Ok(Self::SynReceived),
             },
-            Self::Established => match (direction, flags.any(TcpFlags::FIN)) {
+            Self::Established => match (direction, flags.has(TcpFlags::FIN)) {
                 (_, false) => Ok(Self::Established),
                 (Original, true) => Ok(Self::FinOriginal),
                 (Reply, true) => Ok(Self::FinReply),
             },
-            Self::FinOriginal => match (direction, flags.any(TcpFlags::FIN)) {
+            Self::FinOriginal => match (direction, flags.has(TcpFlags::FIN)) {
                 (Reply, true) => Ok(Self::Closed),
                 _ => Ok(Self::FinOriginal),
             },
-            Self::FinReply => match (direction, flags.any(TcpFlags::FIN)) {
+            Self::FinReply => match (direction, flags.has(TcpFlags::FIN)) {
                 (Original, true) => Ok(Self::Closed),
                 _ => Ok(Self::FinReply),
             },
@@ -140,11 +110,11 @@ mod tests {
     use super::*;
     use FlowDirection::{Original, Reply};
 
-    const SYN: TcpFlags = TcpFlags(TcpFlags::SYN);
-    const SYN_ACK: TcpFlags = TcpFlags(TcpFlags::SYN | TcpFlags::ACK);
-    const ACK: TcpFlags = TcpFlags(TcpFlags::ACK);
-    const FIN: TcpFlags = TcpFlags(TcpFlags::FIN | TcpFlags::ACK);
-    const RST: TcpFlags = TcpFlags(TcpFlags::RST);
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const SYN_ACK: TcpFlags = TcpFlags::SYN.with(TcpFlags::ACK);
+    const ACK: TcpFlags = TcpFlags::ACK;
+    const FIN: TcpFlags = TcpFlags::FIN.with(TcpFlags::ACK);
+    const RST: TcpFlags = TcpFlags::RST;
 
     fn run(steps: &[(FlowDirection, TcpFlags)]) -> Result<TcpState, InvalidTransition> {
         steps.iter().try_fold(TcpState::SynSent, |state, (direction, flags)| state.next(*direction, *flags))

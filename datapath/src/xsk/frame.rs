@@ -221,6 +221,27 @@ impl Frames {
         (source, target)
     }
 
+    /// The first frame's bytes, for writing, and those of the other frames.
+    pub fn linear_and_rest<'a>(
+        &'a mut self,
+        packet: &'a mut Packet,
+    ) -> (&'a mut [u8], impl Iterator<Item = &'a [u8]>) {
+        let len = usize::from(self.meta[packet.first as usize].len);
+        // SAFETY: as in `linear_mut`; the other slices are of other frames of the chain, which are distinct from the first.
+        let linear = unsafe { std::slice::from_raw_parts_mut(self.start(packet.first), len) };
+        let mut index = self.meta[packet.first as usize].next;
+        let frames = &*self;
+        let rest = std::iter::from_fn(move || {
+            if index == END {
+                return None;
+            }
+            let bytes = frames.bytes(index);
+            index = frames.meta[index as usize].next;
+            Some(bytes)
+        });
+        (linear, rest)
+    }
+
     /// The bytes of each frame of the chain.
     pub fn segments<'a>(&'a self, packet: &'a Packet) -> impl Iterator<Item = &'a [u8]> {
         let mut index = packet.first;

@@ -227,6 +227,8 @@ impl PacketIo for MemoryIo {
         Ok(())
     }
 
+    fn abandon(&mut self, _frames: &mut Frames) {}
+
     fn posted(&self) -> usize {
         self.posted.len()
     }

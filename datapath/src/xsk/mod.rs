@@ -72,6 +72,9 @@ pub trait PacketIo: fmt::Debug + Send {
     /// The device is gone (`ENXIO`) or the socket is broken; packets that stay queued are reclaimed with the socket.
     fn flush(&mut self, frames: &mut Frames) -> io::Result<()>;
 
+    /// Gives back what is neither posted nor in transmission (a chain that was not received whole); the rings are used no more.
+    fn abandon(&mut self, frames: &mut Frames);
+
     /// Frames posted for reception.
     fn posted(&self) -> usize;
 

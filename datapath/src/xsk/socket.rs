@@ -351,6 +351,12 @@ impl PacketIo for XskIo {
         Ok(())
     }
 
+    fn abandon(&mut self, frames: &mut Frames) {
+        if let Some(packet) = self.partial.take() {
+            frames.release(packet);
+        }
+    }
+
     fn posted(&self) -> usize {
         self.posted
     }

@@ -1,0 +1,428 @@
+//! The packet graph: the stages in order, and the state they share. One graph per worker.
+//!
+//! A batch comes from one interface and passes the stages in three passes: every packet is parsed and translated, every flow is
+//! looked up at once ([`Conntrack::lookup_batch`]), then each packet is tracked, decided, inspected and forwarded in order of
+//! arrival. A stage is a function in [`crate::stage`]; what it returns is a [`policy::Verdict`] or a packet to go on with, never an
+//! error. Every packet that enters leaves by the outbox, by [`Graph::drop_packet`] or by an answer, and is counted there.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapshot, Verdict};
+
+use crate::capture::{Capture, CapturedPacket};
+use crate::conntrack::table::Found;
+use crate::conntrack::{Conntrack, EntryId, FlowDirection};
+use crate::counters::{Counters, Stage};
+use crate::event::{FlowEvent, FlowEventKind};
+use crate::flow::{FlowHasher, FlowKey};
+use crate::interface::InterfaceConfig;
+use crate::interface_table::InterfaceTable;
+use crate::l7_flow::L7Flows;
+use crate::stage::{self, icmp_error::ErrorBudget};
+use crate::translation::{Translated, Translations};
+use crate::wire::ethernet::{self, EtherType, Ethernet};
+use crate::wire::packet::IpHeaders;
+use crate::xsk::{FRAME_CAPACITY, Frames, Packet};
+
+/// Limits of a graph's tables. Memory is taken at start: see `ARCHITECTURE.md`, memory.
+#[derive(Debug, Clone)]
+pub struct GraphConfig {
+    /// Flows that conntrack remembers.
+    pub flows: u32,
+    /// Flows that one endpoint may begin.
+    pub flows_per_endpoint: u32,
+    /// Service translations remembered.
+    pub translations: usize,
+    /// Flows with L7 state.
+    pub l7_flows: usize,
+}
+
+impl Default for GraphConfig {
+    fn default() -> Self {
+        Self { flows: 262_144, flows_per_endpoint: 65_536, translations: 65_536, l7_flows: 8192 }
+    }
+}
+
+/// Time, read once per batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Nanoseconds since the worker started.
+    pub mono_ns: u64,
+    /// Nanoseconds since the Unix epoch.
+    pub unix_ns: u64,
+}
+
+impl Clock {
+    /// Seconds since the worker started.
+    #[must_use]
+    pub fn seconds(self) -> u32 {
+        u32::try_from(self.mono_ns / 1_000_000_000).unwrap_or(u32::MAX)
+    }
+}
+
+/// A packet between stages.
+#[derive(Debug)]
+pub struct Transit {
+    /// The packet.
+    pub packet: Packet,
+    /// Interface that sent it.
+    pub sender: EndpointKey,
+    /// Its headers, as received.
+    pub headers: IpHeaders,
+    /// State of its transport checksum.
+    pub checksum: crate::wire::checksum::L4Checksum,
+    /// The flow as the packet names it, after service translation.
+    pub key: FlowKey,
+    /// Hash of `key`.
+    pub hash: u64,
+    /// The translation, when the destination is a service.
+    pub translated: Option<Translated>,
+}
+
+/// A drop, and what decided it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: DropReason,
+    /// The policy direction, for policy drops.
+    pub direction: Option<Direction>,
+    /// The deny rule.
+    pub rule: Option<RuleId>,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, direction: None, rule: None }
+    }
+}
+
+/// The state of one worker's pipeline.
+#[derive(Debug)]
+pub struct Graph {
+    pub(crate) frames: Frames,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) clock: Clock,
+    pub(crate) interfaces: InterfaceTable,
+    pub(crate) conntrack: Conntrack,
+    pub(crate) translations: Translations,
+    pub(crate) l7: L7Flows,
+    pub(crate) errors: ErrorBudget,
+    pub(crate) counters: Arc<Counters>,
+    events: Arc<ArrayQueue<FlowEvent>>,
+    capture: Arc<Capture>,
+    batch: Vec<Transit>,
+    keys: Vec<(FlowKey, u64)>,
+    found: Vec<Found>,
+}
+
+impl Graph {
+    /// A graph over `frames`.
+    #[must_use]
+    pub fn new(
+        config: &GraphConfig,
+        frames: Frames,
+        snapshot: Arc<Snapshot>,
+        counters: Arc<Counters>,
+        events: Arc<ArrayQueue<FlowEvent>>,
+        capture: Arc<Capture>,
+    ) -> Self {
+        let hasher = FlowHasher::random();
+        let seed = hasher.hash(&FlowKey::UNSPECIFIED);
+        Self {
+            frames,
+            snapshot,
+            clock: Clock::default(),
+            interfaces: InterfaceTable::default(),
+            conntrack: Conntrack::new(config.flows, config.flows_per_endpoint, hasher),
+            translations: Translations::new(config.translations, seed),
+            l7: L7Flows::new(config.l7_flows),
+            errors: ErrorBudget::default(),
+            counters,
+            events,
+            capture,
+            batch: Vec::with_capacity(64),
+            keys: Vec::with_capacity(64),
+            found: Vec::with_capacity(64),
+        }
+    }
+
+    /// The frames.
+    #[must_use]
+    pub fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    /// The frames, for the rings.
+    pub fn frames_mut(&mut self) -> &mut Frames {
+        &mut self.frames
+    }
+
+    /// The snapshot in force.
+    #[must_use]
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Puts a snapshot in force. Flows are re-decided at their next packet, and only those that it touches.
+    pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = snapshot;
+    }
+
+    /// Flows that are tracked.
+    #[must_use]
+    pub fn conntrack(&self) -> &Conntrack {
+        &self.conntrack
+    }
+
+    /// Starts an iteration of the worker.
+    pub fn begin(&mut self, clock: Clock) {
+        self.clock = clock;
+        self.errors.refill(clock.mono_ns);
+    }
+
+    /// Begins to serve an interface.
+    pub fn attach(&mut self, config: InterfaceConfig) {
+        self.interfaces.attach(config);
+    }
+
+    /// Stops serving an interface: its flows and held fragments are forgotten.
+    pub fn detach(&mut self, key: EndpointKey) {
+        self.interfaces.detach(key);
+        let (translations, l7) = (&mut self.translations, &mut self.l7);
+        self.conntrack.remove_endpoint(key, |entry| forget(translations, l7, entry));
+    }
+
+    /// Frames that are held on purpose: early fragments.
+    #[must_use]
+    pub fn held_frames(&self) -> usize {
+        0
+    }
+
+    /// Runs the stages over one batch from `sender`; what is to be sent goes to `outbox`, with its receiver.
+    pub fn run(&mut self, sender: EndpointKey, rx: &mut Vec<Packet>, outbox: &mut Vec<(EndpointKey, Packet)>) {
+        self.count_received(sender.slot, rx);
+        let mut batch = std::mem::take(&mut self.batch);
+        for packet in rx.drain(..) {
+            stage::parse::run(self, sender, packet, &mut batch, outbox);
+        }
+        if !batch.is_empty() {
+            self.counters.stage(Stage::Conntrack).add(batch.len() as u64);
+            self.keys.clear();
+            self.keys.extend(batch.iter().map(|transit| (transit.key, transit.hash)));
+            let mut found = std::mem::take(&mut self.found);
+            self.conntrack.lookup_batch(&self.keys, &mut found);
+            for (transit, found) in batch.drain(..).zip(found.iter()) {
+                self.judge(transit, *found, outbox);
+            }
+            self.found = found;
+        }
+        self.batch = batch;
+    }
+
+    /// Everything after the lookup, for one packet.
+    fn judge(&mut self, transit: Transit, found: Found, outbox: &mut Vec<(EndpointKey, Packet)>) {
+        if stage::parse::quoted(&transit.headers).is_some() {
+            return stage::icmp_error::relay(self, transit, outbox);
+        }
+        let tracked = match stage::conntrack::run(self, &transit, found) {
+            Ok(tracked) => tracked,
+            Err(refusal) => {
+                if refusal.reason == DropReason::Midstream {
+                    stage::reset::answer_midstream(self, &transit, outbox);
+                }
+                return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal);
+            }
+        };
+        self.counters.stage(Stage::Policy).add(1);
+        let decided = match stage::policy::run(self, &transit, tracked) {
+            Ok(decided) => decided,
+            Err((source, destination, refusal)) => {
+                if let Some(translated) = transit.translated.filter(|_| tracked.entry.is_none()) {
+                    self.translations.forget(transit.sender.slot, &translated.key, &translated.translation);
+                }
+                return self.refuse(transit, source, destination, refusal);
+            }
+        };
+        if decided.gated {
+            self.counters.stage(Stage::L7).add(1);
+            let Some(transit) = stage::l7::run(self, transit, &decided, outbox) else { return };
+            return stage::forward::run(self, transit, &decided, outbox);
+        }
+        stage::forward::run(self, transit, &decided, outbox);
+    }
+
+    /// Looks at the next places of every table and forgets what has expired.
+    pub fn expire(&mut self, budget: usize, _outbox: &mut Vec<(EndpointKey, Packet)>) {
+        let (translations, l7) = (&mut self.translations, &mut self.l7);
+        self.conntrack.sweep(self.clock.seconds(), budget, |entry| forget(translations, l7, entry));
+        self.counters.flows.set(self.conntrack.len() as u64);
+        self.counters.translations.set(self.translations.len() as u64);
+        self.counters.l7_flows.set(self.l7.len() as u64);
+    }
+
+    /// Forgets a flow, with its translation and L7 state.
+    pub(crate) fn forget_flow(&mut self, id: EntryId) {
+        if let Some(entry) = self.conntrack.remove(id) {
+            forget(&mut self.translations, &mut self.l7, &entry);
+        }
+    }
+
+    /// A packet made by `write`, which gets room for an IP packet and says how long it became, framed for an interface; `None` when
+    /// there is no frame, no such interface, or `write` declines. Counted as a drop of that interface only when the pool is empty.
+    pub(crate) fn build(
+        &mut self,
+        receiver: EndpointKey,
+        source: Option<&Packet>,
+        write: impl FnOnce(&[u8], &mut [u8]) -> Option<usize>,
+    ) -> Option<Packet> {
+        let interface = *self.interfaces.get(receiver)?;
+        let Some(mut packet) = self.frames.allocate(FRAME_CAPACITY) else {
+            self.counters.drop_packet(DropReason::FrameQuota, None, receiver.slot);
+            return None;
+        };
+        let (read, frame) = match source {
+            Some(source) => self.frames.read_write(source, &mut packet),
+            None => (&[][..], self.frames.linear_mut(&mut packet)),
+        };
+        let len = frame.split_at_mut_checked(ethernet::HEADER_LEN).and_then(|(header, ip)| {
+            let len = write(read, ip)?;
+            let ethertype = if ip.first()? >> 4 == 4 { EtherType::IPV4 } else { EtherType::IPV6 };
+            Ethernet { destination: interface.peer_mac, source: interface.local_mac, ethertype }.write(header)?;
+            Some(ethernet::HEADER_LEN + len)
+        });
+        match len {
+            Some(len) => {
+                self.frames.truncate(&mut packet, len);
+                Some(packet)
+            }
+            None => {
+                self.frames.release(packet);
+                None
+            }
+        }
+    }
+
+    fn count_received(&self, slot: Slot, rx: &[Packet]) {
+        self.counters.stage(Stage::Parse).add(rx.len() as u64);
+        if let Some(counters) = self.counters.slot(slot) {
+            counters.rx_packets.add(rx.len() as u64);
+            counters.rx_bytes.add(rx.iter().map(Packet::len).sum::<usize>() as u64);
+        }
+    }
+
+    /// Sends a packet on; the last thing that happens to it here.
+    pub(crate) fn send(&mut self, receiver: EndpointKey, packet: Packet, sender: EndpointKey, outbox: &mut Vec<(EndpointKey, Packet)>) {
+        self.record(&packet, sender, Verdict::Forwarded);
+        outbox.push((receiver, packet));
+    }
+
+    /// Counts a packet that the worker made itself, and sends it.
+    pub(crate) fn send_own(&mut self, receiver: EndpointKey, packet: Packet, outbox: &mut Vec<(EndpointKey, Packet)>) {
+        self.counters.generated.add(1);
+        self.send(receiver, packet, receiver, outbox);
+    }
+
+    /// Drops a packet that has no flow yet: counted, captured, reported.
+    pub(crate) fn drop_packet(&mut self, packet: Packet, sender: EndpointKey, refusal: Refusal, event: Option<FlowEvent>) {
+        self.counters.drop_packet(refusal.reason, refusal.direction, sender.slot);
+        self.record(&packet, sender, Verdict::Dropped(refusal.reason));
+        self.frames.release(packet);
+        if let Some(event) = event {
+            self.report(event);
+        }
+    }
+
+    /// Drops a packet of a flow.
+    pub(crate) fn refuse(&mut self, transit: Transit, source: Identity, destination: Identity, refusal: Refusal) {
+        let kind =
+            FlowEventKind::Dropped { reason: refusal.reason, direction: refusal.direction, rule: refusal.rule };
+        let event = self.event(&transit, source, destination, kind);
+        self.drop_packet(transit.packet, transit.sender, refusal, Some(event));
+    }
+
+    /// A packet that was forwarded could not be queued.
+    pub fn undeliverable(&mut self, packet: Packet, reason: DropReason, receiver: EndpointKey) {
+        self.counters.drop_packet(reason, None, receiver.slot);
+        self.record(&packet, receiver, Verdict::Dropped(reason));
+        self.frames.release(packet);
+    }
+
+    /// An event of this packet.
+    pub(crate) fn event(&self, transit: &Transit, source: Identity, destination: Identity, kind: FlowEventKind) -> FlowEvent {
+        let key = &transit.key;
+        FlowEvent {
+            time_ns: self.clock.unix_ns,
+            revision: self.snapshot.revision,
+            source: transit.sender,
+            destination: self.interfaces.endpoint_at(key.destination.addr()),
+            source_identity: source,
+            destination_identity: destination,
+            source_addr: key.source.addr(),
+            destination_addr: key.destination.addr(),
+            source_port: key.source.port,
+            destination_port: key.policy_port(),
+            service: transit
+                .translated
+                .map(|t| (t.translation.frontend.addr(), t.translation.frontend.port)),
+            protocol: key.protocol,
+            is_reply: false,
+            kind,
+        }
+    }
+
+    /// Tells the agent; a full ring loses the event, not the packet.
+    pub(crate) fn report(&self, event: FlowEvent) {
+        if self.events.push(event).is_err() {
+            self.counters.events_lost.add(1);
+        }
+    }
+
+    fn record(&self, packet: &Packet, sender: EndpointKey, verdict: Verdict) {
+        let Some(snaplen) = self.capture.snaplen() else { return };
+        let mut bytes = Vec::with_capacity(snaplen.min(packet.len()));
+        for segment in self.frames.segments(packet) {
+            let room = snaplen.saturating_sub(bytes.len());
+            bytes.extend(segment.iter().take(room));
+        }
+        let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
+        let copy = CapturedPacket { time_ns: self.clock.unix_ns, sender, verdict, len, bytes };
+        if !self.capture.push(copy) {
+            self.counters.captures_lost.add(1);
+        }
+    }
+}
+
+/// What goes with a conntrack entry.
+fn forget(translations: &mut Translations, l7: &mut L7Flows, entry: &crate::conntrack::Entry) {
+    if let Some(translation) = &entry.translation {
+        translations.forget(entry.source.slot, &entry.key, translation);
+    }
+    if let Some(index) = entry.l7 {
+        l7.release(index);
+    }
+}
+
+/// A packet with its flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Tracked {
+    /// The flow's entry; `None` for a new flow, which gets one when policy allows it.
+    pub entry: Option<EntryId>,
+    /// Which way the packet goes.
+    pub direction: FlowDirection,
+    /// Interface that the original direction goes out by.
+    pub destination: EndpointKey,
+}
+
+/// A packet that may pass as far as L3 and L4 go.
+#[derive(Debug, Clone, Copy)]
+pub struct Decided {
+    /// The flow's entry.
+    pub entry: EntryId,
+    /// Which way the packet goes.
+    pub direction: FlowDirection,
+    /// Interface that it goes out by.
+    pub receiver: EndpointKey,
+    /// Whether an L7 gate judges the flow.
+    pub gated: bool,
+}

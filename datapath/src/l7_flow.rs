@@ -1,0 +1,128 @@
+//! L7 state of flows, beside their conntrack entries: the gate and what an answer in the server's name needs.
+//!
+//! States are kept and used again, so that a steady state allocates nothing; their number is bounded.
+
+use l7::HttpGate;
+
+use crate::wire::tcp::Timestamps;
+
+/// How far a flow is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The client's SYN went by; its first byte will have this sequence number.
+    SynSeen {
+        /// SYN's sequence number plus one.
+        client_next: u32,
+    },
+    /// The SYN-ACK went by; the gate judges.
+    Open {
+        /// As in [`Phase::SynSeen`].
+        client_next: u32,
+        /// SYN-ACK's sequence number plus one.
+        server_next: u32,
+    },
+    /// Ended by a verdict; nothing passes any more.
+    Closed,
+}
+
+/// L7 state of one flow.
+#[derive(Debug)]
+pub struct L7Flow {
+    /// How far the flow is.
+    pub phase: Phase,
+    /// The gate; judges only while the flow is open.
+    pub gate: HttpGate,
+    /// The client's latest timestamp, where both sides use them.
+    pub client_timestamp: Option<u32>,
+    /// The server's latest timestamp.
+    pub server_timestamp: Option<u32>,
+    /// The server's latest window, unscaled.
+    pub server_window: u16,
+    in_use: bool,
+}
+
+impl L7Flow {
+    fn new() -> Self {
+        Self {
+            phase: Phase::Closed,
+            gate: HttpGate::new(0, 0),
+            client_timestamp: None,
+            server_timestamp: None,
+            server_window: 0,
+            in_use: false,
+        }
+    }
+
+    /// The timestamps option of a segment in the server's name (RFC 7323, 3.2).
+    #[must_use]
+    pub fn server_option(&self) -> Option<Timestamps> {
+        Some(Timestamps { value: self.server_timestamp?, echo: self.client_timestamp? })
+    }
+}
+
+/// All L7 states of a worker.
+#[derive(Debug)]
+pub struct L7Flows {
+    flows: Vec<Box<L7Flow>>,
+    free: Vec<u32>,
+    capacity: usize,
+}
+
+impl L7Flows {
+    /// Room for `capacity` flows; memory is taken as they come.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { flows: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity), capacity }
+    }
+
+    /// Flows that have L7 state.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flows.len() - self.free.len()
+    }
+
+    /// Whether no flow has.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// State for a flow whose SYN goes by; `None` when all are taken.
+    pub fn begin(&mut self, client_next: u32) -> Option<u32> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None if self.flows.len() < self.capacity => {
+                self.flows.push(Box::new(L7Flow::new()));
+                u32::try_from(self.flows.len() - 1).ok()?
+            }
+            None => return None,
+        };
+        let flow = self.flows.get_mut(index as usize)?;
+        flow.phase = Phase::SynSeen { client_next };
+        flow.client_timestamp = None;
+        flow.server_timestamp = None;
+        flow.server_window = 0;
+        flow.in_use = true;
+        Some(index)
+    }
+
+    /// The state of a flow.
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut L7Flow> {
+        self.flows.get_mut(index as usize).map(Box::as_mut).filter(|flow| flow.in_use)
+    }
+
+    /// Ends a flow; its state stays until conntrack forgets it.
+    pub fn close(&mut self, index: u32) {
+        if let Some(flow) = self.get_mut(index) {
+            flow.phase = Phase::Closed;
+        }
+    }
+
+    /// Gives a flow's state back.
+    pub fn release(&mut self, index: u32) {
+        if let Some(flow) = self.get_mut(index) {
+            flow.in_use = false;
+            self.free.push(index);
+        }
+    }
+}

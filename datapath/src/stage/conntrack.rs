@@ -1,0 +1,113 @@
+//! Conntrack: which flow a packet belongs to, whether it came by the flow's interface, and what it does to the TCP state.
+
+use policy::{DropReason, EndpointKey, Identity, Slot};
+
+use crate::conntrack::table::Found;
+use crate::conntrack::{Entry, EntryId, FlowDirection, TcpState};
+use crate::graph::{Graph, Refusal, Tracked, Transit};
+use crate::wire::packet::{IcmpBody, L4};
+use crate::wire::tcp::TcpFlags;
+
+/// Finds or begins the packet's flow. `found` is the batch lookup's result, which earlier packets of the batch may have outdated.
+///
+/// # Errors
+/// The packet belongs to no flow and begins none, or contradicts its flow.
+pub fn run(graph: &mut Graph, transit: &Transit, found: Found) -> Result<Tracked, Refusal> {
+    let found = match found {
+        Some((id, _)) if graph.conntrack.get(id).is_some() => found,
+        _ => graph.conntrack.lookup(&transit.key, transit.hash),
+    };
+    if let Some((id, direction)) = found
+        && let Some(tracked) = continue_flow(graph, transit, id, direction)?
+    {
+        return Ok(tracked);
+    }
+    begin_flow(graph, transit)
+}
+
+/// A packet of a known flow; `None` when it closed and the packet begins another.
+fn continue_flow(
+    graph: &mut Graph,
+    transit: &Transit,
+    id: EntryId,
+    direction: FlowDirection,
+) -> Result<Option<Tracked>, Refusal> {
+    let Some(entry) = graph.conntrack.get(id).copied() else { return Ok(None) };
+    let flags = match transit.headers.l4 {
+        L4::Tcp(tcp) => Some(tcp.flags),
+        _ => None,
+    };
+    if flags.is_some_and(TcpFlags::begins) && entry.tcp.may_reopen() {
+        graph.forget_flow(id);
+        return Ok(None);
+    }
+    check_interface(&entry, direction, transit.sender)?;
+    // A flow through a service and one straight to its backend never share an entry.
+    if direction == FlowDirection::Original
+        && entry.translation != transit.translated.map(|translated| translated.translation)
+    {
+        return Err(DropReason::NoNatMapping.into());
+    }
+    let tcp = match flags {
+        None => entry.tcp,
+        Some(flags) => entry.tcp.next(direction, flags).map_err(|_invalid| DropReason::InvalidTcp)?,
+    };
+    let now = graph.clock.seconds();
+    if let Some(entry) = graph.conntrack.get_mut(id) {
+        entry.tcp = tcp;
+        entry.replied |= direction == FlowDirection::Reply;
+        entry.last_seen_s = now;
+    }
+    Ok(Some(Tracked { entry: Some(id), direction, destination: entry.destination }))
+}
+
+/// A packet must come by the interface that its side of the flow is at.
+fn check_interface(entry: &Entry, direction: FlowDirection, sender: EndpointKey) -> Result<(), Refusal> {
+    let expected = entry.sender(direction);
+    if expected == sender {
+        return Ok(());
+    }
+    if expected.slot == sender.slot {
+        return Err(DropReason::StaleEndpoint.into());
+    }
+    // What answers at a node's address may be a process (host pair) or something that the kernel translates and forwards (a
+    // NodePort): both are the node's stack, and only the kernel can have let the packet in.
+    let of_node = |key: EndpointKey| key.slot == Slot::HOST || key.slot == Slot::FORWARD;
+    let answers_for_node = direction == FlowDirection::Reply
+        && of_node(expected)
+        && of_node(sender)
+        && entry.destination_identity == Identity::HOST;
+    if answers_for_node { Ok(()) } else { Err(DropReason::WrongInterface.into()) }
+}
+
+/// The first packet of a flow; its entry is made when policy has allowed it.
+fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
+    match transit.headers.l4 {
+        L4::Tcp(tcp) if !tcp.flags.begins() => return Err(DropReason::Midstream.into()),
+        L4::Icmp { body: IcmpBody::Echo(echo), .. } if !echo.is_request => {
+            return Err(DropReason::UnrelatedIcmp.into());
+        }
+        _ => {}
+    }
+    let destination = transit.key.destination.addr();
+    let receiver = match graph.interfaces.endpoint_at(destination) {
+        Some(endpoint) => endpoint,
+        // The node's stack has nothing to say to other addresses on the host pairs.
+        None if !transit.sender.slot.is_endpoint() => return Err(DropReason::Unroutable.into()),
+        None => {
+            let to_node = graph.snapshot.ipcache.lookup(destination) == Identity::HOST;
+            let slot = if to_node { Slot::HOST } else { Slot::FORWARD };
+            graph.interfaces.occupant(slot).ok_or(DropReason::HostNotReady)?
+        }
+    };
+    Ok(Tracked { entry: None, direction: FlowDirection::Original, destination: receiver })
+}
+
+/// TCP state of a flow's first packet.
+#[must_use]
+pub fn first_state(transit: &Transit) -> TcpState {
+    match transit.headers.l4 {
+        L4::Tcp(_) => TcpState::SynSent,
+        _ => TcpState::Untracked,
+    }
+}

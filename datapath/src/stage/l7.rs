@@ -1,0 +1,366 @@
+//! L7: the receiver of a gated flow sees only bytes that the gate has judged.
+//!
+//! The gate (`l7::HttpGate`) needs the whole connection: the flow must begin with a SYN that the worker saw, the SYN-ACK must
+//! acknowledge exactly that SYN, and neither may carry data. Segments that different hosts could understand differently (urgent data,
+//! signed segments, malformed options) do not pass. A denial answers the client, resets the server and ends the flow.
+
+use policy::{Direction, DropReason, EndpointKey, HttpIndex, Snapshot};
+
+use super::reset;
+use crate::conntrack::{Entry, EntryVerdict, FlowDirection, TcpState};
+use crate::event::{FlowEvent, FlowEventKind, InlineText};
+use crate::graph::{Decided, Graph, Refusal, Transit};
+use crate::l7_flow::{L7Flow, Phase};
+use crate::wire::packet::{L4, TcpHeader};
+use crate::wire::tcp::{Segment as OwnSegment, Tcp, TcpFlags, TcpOptions};
+use crate::xsk::{MAX_CHAIN, Packet};
+
+use l7::{Answer, Denial, GateVerdict, L7Sink, Payload, Segment};
+
+/// What a denied client gets (Cilium's body, `403` and nothing else of the connection).
+const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 15\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nAccess denied\r\n";
+
+/// What became of a segment before the gate.
+enum Outcome {
+    Pass,
+    Refuse(DropReason),
+    /// The flow was not seen from its beginning.
+    Unknown,
+    Denied(Denial),
+}
+
+/// Judges a packet of a gated flow; returns it if it may pass.
+pub fn run(
+    graph: &mut Graph,
+    transit: Transit,
+    decided: &Decided,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) -> Option<Transit> {
+    let Some(entry) = graph.conntrack.get(decided.entry).copied() else {
+        refuse(graph, transit, None, DropReason::StaleEndpoint);
+        return None;
+    };
+    let L4::Tcp(tcp) = transit.headers.l4 else {
+        // Rules with `http` demand TCP; a fragment has no header to judge.
+        refuse(graph, transit, Some(&entry), DropReason::FragmentUnsupported);
+        return None;
+    };
+    if transit.headers.fragment.is_some() {
+        refuse(graph, transit, Some(&entry), DropReason::FragmentUnsupported);
+        return None;
+    }
+    let mut sink = Sink {
+        template: event(graph, &transit, &entry, decided.direction),
+        reported: [None; SINK_EVENTS],
+        count: 0,
+        forwarded: 0,
+        denied: 0,
+    };
+    let outcome = match tcp.flags.has(TcpFlags::SYN) {
+        true => handshake(graph, &transit, &tcp, decided, &entry),
+        false => judge(graph, &transit, &tcp, decided, &entry, &mut sink),
+    };
+    let reported = sink.count;
+    sink.deliver(graph);
+    match outcome {
+        Outcome::Pass => return Some(transit),
+        Outcome::Refuse(DropReason::L7Closed) => {
+            // What a client still sends after its 403 is answered with a reset; its FIN too, so that its socket ends.
+            if decided.direction == FlowDirection::Original && (tcp.flags.has(TcpFlags::FIN) || transit.headers.payload_len() > 0) {
+                reset::answer(graph, &transit, outbox);
+            }
+            refuse(graph, transit, Some(&entry), DropReason::L7Closed);
+        }
+        Outcome::Refuse(reason) => refuse(graph, transit, Some(&entry), reason),
+        Outcome::Unknown => {
+            reset::both(graph, &transit, &entry, decided, outbox);
+            end(graph, decided, &entry);
+            refuse(graph, transit, Some(&entry), DropReason::Midstream);
+        }
+        Outcome::Denied(denial) => {
+            answer(graph, &entry, &denial, outbox);
+            end(graph, decided, &entry);
+            let refusal = Refusal { reason: denial.reason, direction: denial.direction, rule: None };
+            if reported > 0 {
+                let sender = transit.sender;
+                graph.drop_packet(transit.packet, sender, refusal, None);
+            } else {
+                graph.refuse(transit, entry.source_identity, entry.destination_identity, refusal);
+            }
+        }
+    }
+    None
+}
+
+fn refuse(graph: &mut Graph, transit: Transit, entry: Option<&Entry>, reason: DropReason) {
+    let unknown = policy::Identity::UNKNOWN;
+    let (source, destination) = entry.map_or((unknown, unknown), |e| (e.source_identity, e.destination_identity));
+    graph.refuse(transit, source, destination, reason.into());
+}
+
+/// Ends a flow for good.
+fn end(graph: &mut Graph, decided: &Decided, entry: &Entry) {
+    if let Some(index) = entry.l7 {
+        graph.l7.close(index);
+    }
+    if let Some(entry) = graph.conntrack.get_mut(decided.entry) {
+        entry.tcp = TcpState::Closed;
+    }
+}
+
+/// SYN and SYN-ACK: where the two streams begin.
+fn handshake(graph: &mut Graph, transit: &Transit, tcp: &TcpHeader, decided: &Decided, entry: &Entry) -> Outcome {
+    if transit.headers.payload_len() > 0 || tcp.flags.has(TcpFlags::URG) {
+        // TCP Fast Open: the client sends it again without data.
+        return Outcome::Refuse(DropReason::InvalidTcp);
+    }
+    let options = match options(graph, transit) {
+        Ok(options) if !options.is_signed => options,
+        _ => return Outcome::Refuse(DropReason::InvalidTcp),
+    };
+    let timestamp = options.timestamps.map(|t| t.value);
+    let next = tcp.seq.wrapping_add(1);
+    let flow = entry.l7.and_then(|index| graph.l7.get_mut(index));
+    match (decided.direction, flow) {
+        (FlowDirection::Original, None) => {
+            let Some(index) = graph.l7.begin(next) else { return Outcome::Refuse(DropReason::L7Capacity) };
+            if let Some(flow) = graph.l7.get_mut(index) {
+                flow.client_timestamp = timestamp;
+            }
+            if let Some(entry) = graph.conntrack.get_mut(decided.entry) {
+                entry.l7 = Some(index);
+            }
+            Outcome::Pass
+        }
+        (FlowDirection::Original, Some(flow)) => match flow.phase {
+            // Another sequence number than the server may have: the two would disagree about where the stream begins.
+            Phase::SynSeen { client_next } | Phase::Open { client_next, .. } if client_next == next => Outcome::Pass,
+            _ => Outcome::Refuse(DropReason::InvalidTcp),
+        },
+        (FlowDirection::Reply, None) => Outcome::Unknown,
+        (FlowDirection::Reply, Some(flow)) => match flow.phase {
+            Phase::SynSeen { client_next } if tcp.ack == client_next => {
+                flow.phase = Phase::Open { client_next, server_next: next };
+                flow.gate.reset(client_next, next);
+                flow.server_timestamp = timestamp;
+                flow.server_window = tcp.window;
+                if timestamp.is_none() {
+                    flow.client_timestamp = None;
+                }
+                Outcome::Pass
+            }
+            Phase::Open { client_next, server_next } if tcp.ack == client_next && server_next == next => Outcome::Pass,
+            _ => Outcome::Refuse(DropReason::InvalidTcp),
+        },
+    }
+}
+
+fn options(graph: &Graph, transit: &Transit) -> Result<TcpOptions, DropReason> {
+    let linear = graph.frames.linear(&transit.packet);
+    let segment = linear.get(transit.headers.l4_offset()..).ok_or(DropReason::TruncatedHeader)?;
+    Tcp::parse(segment, transit.headers.l4_len())?.scan_options()
+}
+
+/// Everything after the handshake.
+fn judge(
+    graph: &mut Graph,
+    transit: &Transit,
+    tcp: &TcpHeader,
+    decided: &Decided,
+    entry: &Entry,
+    sink: &mut Sink,
+) -> Outcome {
+    let options = match options(graph, transit) {
+        Ok(options) if !options.is_signed && !tcp.flags.has(TcpFlags::URG) => options,
+        _ => return Outcome::Refuse(DropReason::InvalidTcp),
+    };
+    let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else { return Outcome::Unknown };
+    match flow.phase {
+        Phase::Open { .. } => {}
+        Phase::Closed => return Outcome::Refuse(DropReason::L7Closed),
+        Phase::SynSeen { .. } if tcp.flags.has(TcpFlags::RST) => return Outcome::Pass,
+        Phase::SynSeen { .. } => return Outcome::Refuse(DropReason::InvalidTcp),
+    }
+    if tcp.flags.has(TcpFlags::RST) {
+        return Outcome::Pass;
+    }
+    let mut slices: [&[u8]; MAX_CHAIN] = [&[]; MAX_CHAIN];
+    let mut skip = transit.headers.payload_offset();
+    for (slice, segment) in slices.iter_mut().zip(graph.frames.segments(&transit.packet)) {
+        let skipped = skip.min(segment.len());
+        skip -= skipped;
+        *slice = segment.get(skipped..).unwrap_or_default();
+    }
+    let segment = Segment {
+        seq: tcp.seq,
+        ack: tcp.ack,
+        payload: Payload::new(&slices),
+        fin: tcp.flags.has(TcpFlags::FIN),
+    };
+    let verdict = match decided.direction {
+        FlowDirection::Original => {
+            remember(&mut flow.client_timestamp, options.timestamps.map(|t| t.value));
+            match rules(&graph.snapshot, entry) {
+                Err(reason) => return Outcome::Refuse(reason),
+                Ok([Some(egress), Some(ingress)]) => flow.gate.client(&segment, &[egress, ingress], sink),
+                Ok([Some(one), None] | [None, Some(one)]) => flow.gate.client(&segment, &[one], sink),
+                // A gated flow without rules is a contradiction: nothing passes.
+                Ok([None, None]) => return Outcome::Refuse(DropReason::EndpointNotReady),
+            }
+        }
+        FlowDirection::Reply => {
+            remember(&mut flow.server_timestamp, options.timestamps.map(|t| t.value));
+            flow.server_window = tcp.window;
+            flow.gate.server(&segment, sink)
+        }
+    };
+    match verdict {
+        GateVerdict::Forward => Outcome::Pass,
+        GateVerdict::Drop(reason) => Outcome::Refuse(reason),
+        GateVerdict::Deny(denial) => Outcome::Denied(denial),
+    }
+}
+
+/// Keeps the newest timestamp of a side that uses them (RFC 7323, 4.3: compared modulo 2^32).
+fn remember(known: &mut Option<u32>, seen: Option<u32>) {
+    if let (Some(known), Some(seen)) = (known, seen)
+        && seen.wrapping_sub(*known) < 1 << 31
+    {
+        *known = seen;
+    }
+}
+
+type RuleSets<'a> = [Option<(Direction, &'a policy::HttpRuleSet)>; 2];
+
+/// The rule sets that judge the flow now.
+fn rules<'a>(snapshot: &'a Snapshot, entry: &Entry) -> Result<RuleSets<'a>, DropReason> {
+    let EntryVerdict::AllowHttp { egress, ingress } = entry.verdict else {
+        return Err(DropReason::EndpointNotReady);
+    };
+    let find = |key: EndpointKey, index: Option<HttpIndex>, direction| match index {
+        None => Ok(None),
+        Some(index) => snapshot
+            .endpoint(key)
+            .and_then(|policy| policy.http(index))
+            .map(|set| Some((direction, set.as_ref())))
+            .ok_or(DropReason::EndpointNotReady),
+    };
+    Ok([
+        find(entry.source, egress, Direction::Egress)?,
+        find(entry.destination, ingress, Direction::Ingress)?,
+    ])
+}
+
+/// Tells both ends that the flow is over.
+fn answer(graph: &mut Graph, entry: &Entry, denial: &Denial, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    let flow = entry.l7.and_then(|index| graph.l7.get_mut(index));
+    let (timestamps, window) = flow.map_or((None, 0), |flow: &mut L7Flow| (flow.server_option(), flow.server_window));
+    // The client sees the frontend, where there is one, and its own address.
+    let (server, client) = match entry.translation {
+        Some(translation) => (translation.frontend, translation.client),
+        None => (entry.key.destination, entry.key.source),
+    };
+    let to_client = OwnSegment {
+        source: server.addr(),
+        destination: client.addr(),
+        source_port: server.port,
+        destination_port: client.port,
+        seq: denial.server_seq,
+        ack: denial.client_ack,
+        flags: TcpFlags::RST.with(TcpFlags::ACK),
+        window,
+        timestamps: None,
+        payload: &[],
+    };
+    let to_client = match denial.answer {
+        Answer::Reset => to_client,
+        Answer::Forbidden => OwnSegment {
+            flags: TcpFlags::ACK.with(TcpFlags::PSH).with(TcpFlags::FIN),
+            timestamps,
+            payload: FORBIDDEN,
+            ..to_client
+        },
+    };
+    let to_server = OwnSegment {
+        source: entry.key.source.addr(),
+        destination: entry.key.destination.addr(),
+        source_port: entry.key.source.port,
+        destination_port: entry.key.destination.port,
+        seq: denial.server_reset_seq,
+        ack: denial.server_seq,
+        flags: TcpFlags::RST.with(TcpFlags::ACK),
+        window: 0,
+        timestamps: None,
+        payload: &[],
+    };
+    for (receiver, segment) in [(entry.source, to_client), (entry.destination, to_server)] {
+        if let Some(packet) = graph.build(receiver, None, |_, ip| segment.write(ip)) {
+            graph.send_own(receiver, packet, outbox);
+        }
+    }
+}
+
+/// Events of one segment that are reported; more pipelined requests than that are still judged and counted.
+const SINK_EVENTS: usize = 8;
+
+/// Collects what the gate saw while the graph is borrowed.
+struct Sink {
+    template: FlowEvent,
+    reported: [Option<FlowEventKind>; SINK_EVENTS],
+    count: usize,
+    forwarded: u64,
+    denied: u64,
+}
+
+impl Sink {
+    fn push(&mut self, kind: FlowEventKind) {
+        if let Some(place) = self.reported.get_mut(self.count) {
+            *place = Some(kind);
+            self.count += 1;
+        }
+    }
+
+    fn deliver(self, graph: &Graph) {
+        graph.counters.http_forwarded.add(self.forwarded);
+        graph.counters.http_denied.add(self.denied);
+        for kind in self.reported.into_iter().flatten() {
+            graph.report(FlowEvent { kind, ..self.template });
+        }
+    }
+}
+
+impl L7Sink for Sink {
+    fn request(&mut self, method: &[u8], path: &[u8], denied: Option<(DropReason, Option<Direction>)>) {
+        match denied {
+            None => self.forwarded += 1,
+            Some(_) => self.denied += 1,
+        }
+        self.push(FlowEventKind::HttpRequest {
+            denied: denied.map(|(reason, _)| reason),
+            direction: denied.and_then(|(_, direction)| direction),
+            method: InlineText::new(method),
+            path: InlineText::new(path),
+        });
+    }
+
+    fn response(&mut self, status: u16) {
+        self.push(FlowEventKind::HttpResponse { status });
+    }
+}
+
+/// What the events of a packet have in common: they speak of the flow, whichever way the packet goes.
+fn event(graph: &Graph, transit: &Transit, entry: &Entry, direction: FlowDirection) -> FlowEvent {
+    let kind = FlowEventKind::HttpResponse { status: 0 };
+    let event = graph.event(transit, entry.source_identity, entry.destination_identity, kind);
+    FlowEvent {
+        source: entry.source,
+        destination: Some(entry.destination),
+        source_addr: entry.key.source.addr(),
+        destination_addr: entry.key.destination.addr(),
+        source_port: entry.key.source.port,
+        destination_port: entry.key.destination.port,
+        service: entry.translation.map(|t| (t.frontend.addr(), t.frontend.port)),
+        is_reply: direction == FlowDirection::Reply,
+        ..event
+    }
+}

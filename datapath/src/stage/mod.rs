@@ -1,0 +1,14 @@
+//! The stages of the graph: one file each. A stage reads and changes [`crate::graph::Graph`] and decides about one packet.
+//!
+//! Order: [`parse`] (with [`source_guard`] and [`neighbour`]), [`conntrack`], [`policy`], [`l7`], [`forward`]. Packets that the worker
+//! makes itself come from [`icmp_error`], [`reset`] and [`neighbour`].
+
+pub mod conntrack;
+pub mod forward;
+pub mod icmp_error;
+pub mod l7;
+pub mod neighbour;
+pub mod parse;
+pub mod policy;
+pub mod reset;
+pub mod source_guard;

@@ -1,0 +1,168 @@
+//! Parse: bytes to headers, source guard, ARP and neighbour discovery answered, checksum judged, service translated.
+
+use policy::{DropReason, EndpointKey, Identity, Protocol};
+
+use super::{neighbour, source_guard};
+use crate::event::{FlowEvent, FlowEventKind};
+use crate::flow::{FlowKey, Peer};
+use crate::graph::{Graph, Refusal, Transit};
+use crate::interface::InterfaceKind;
+use crate::wire::checksum::L4Checksum;
+use crate::wire::nd::NdMessage;
+use crate::wire::packet::{Headers, IcmpBody, IpHeaders, L4, claimed_addresses};
+use crate::wire::quoted::{QuotedL4, QuotedPacket};
+use crate::xsk::Packet;
+
+/// Takes one packet in: it goes to `batch`, is answered, or is dropped.
+pub fn run(
+    graph: &mut Graph,
+    sender: EndpointKey,
+    mut packet: Packet,
+    batch: &mut Vec<Transit>,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
+    let Some(interface) = graph.interfaces.get(sender).copied() else {
+        return graph.drop_packet(packet, sender, Refusal::from(DropReason::StaleEndpoint), None);
+    };
+    let headers = match Headers::parse(graph.frames.linear(&packet), packet.len()) {
+        Ok(headers) => headers,
+        Err(reason) => return unparsed(graph, packet, sender, reason),
+    };
+    let headers = match (headers, interface.kind) {
+        (Headers::Arp(arp), InterfaceKind::Endpoint(endpoint)) => {
+            return neighbour::arp(graph, sender, &endpoint, packet, &arp, outbox);
+        }
+        // The host pairs are NOARP.
+        (Headers::Arp(_), _) => return unparsed(graph, packet, sender, DropReason::UnsupportedL2),
+        (Headers::Ip(headers), _) => headers,
+    };
+    let guarded = match &interface.kind {
+        InterfaceKind::Endpoint(endpoint) => source_guard::endpoint(endpoint, &headers),
+        InterfaceKind::Host | InterfaceKind::Forward => source_guard::node(&graph.interfaces, &headers),
+    };
+    if let Err(reason) = guarded {
+        return unparsed(graph, packet, sender, reason);
+    }
+    graph.frames.truncate(&mut packet, headers.frame_len());
+    if NdMessage::of(&headers).is_some() {
+        return match &interface.kind {
+            InterfaceKind::Endpoint(endpoint) => {
+                neighbour::discovery(graph, sender, endpoint, packet, &headers, outbox);
+            }
+            InterfaceKind::Host | InterfaceKind::Forward => {
+                unparsed(graph, packet, sender, DropReason::ForbiddenIcmpv6);
+            }
+        };
+    }
+    let checksum = headers.l4_checksum(graph.frames.segments(&packet));
+    if checksum == Some(L4Checksum::Bad) {
+        return unparsed(graph, packet, sender, DropReason::BadChecksum);
+    }
+    let transit = Transit {
+        packet,
+        sender,
+        headers,
+        // A fragment's checksum covers bytes that are elsewhere: it is full, and is kept right by difference.
+        checksum: checksum.unwrap_or(L4Checksum::Valid),
+        key: FlowKey::UNSPECIFIED,
+        hash: 0,
+        translated: None,
+    };
+    if headers.fragment.is_some() {
+        let sender = transit.sender;
+        return unparsed(graph, transit.packet, sender, DropReason::FragmentUnsupported);
+    }
+    match flow_key(&headers) {
+        Ok(key) => translate(graph, transit, key, batch),
+        Err(reason) => {
+            let sender = transit.sender;
+            unparsed(graph, transit.packet, sender, reason);
+        }
+    }
+}
+
+/// Names the packet's flow and translates it if its destination is a service.
+pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: &mut Vec<Transit>) {
+    transit.key = sent;
+    if transit.sender.slot.is_endpoint() && quoted(&transit.headers).is_none() {
+        let begins = matches!(transit.headers.l4, L4::Tcp(tcp) if tcp.flags.begins());
+        let services = &graph.snapshot.services;
+        let slot = transit.sender.slot;
+        match graph.translations.translate(services, &graph.conntrack, slot, &sent, begins) {
+            Ok(None) => {}
+            Ok(Some(translated)) => {
+                transit.key = translated.key;
+                transit.translated = Some(translated);
+            }
+            Err(reason) => {
+                return graph.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, Refusal::from(reason));
+            }
+        }
+    }
+    transit.hash = graph.conntrack.hash(&transit.key);
+    batch.push(transit);
+}
+
+/// The packet that an ICMP error is about.
+#[must_use]
+pub fn quoted(headers: &IpHeaders) -> Option<QuotedPacket> {
+    match headers.l4 {
+        L4::Icmp { body: IcmpBody::Error(quoted), .. } => Some(quoted),
+        _ => None,
+    }
+}
+
+/// The flow that a packet names; an ICMP error names that of the packet it quotes.
+fn flow_key(headers: &IpHeaders) -> Result<FlowKey, DropReason> {
+    let (source, destination) = match headers.l4 {
+        L4::Tcp(_) | L4::Udp { .. } => headers.ports(),
+        // One identifier on both sides: request and reply then have mirrored keys.
+        L4::Icmp { body: IcmpBody::Echo(echo), .. } => (echo.id, echo.id),
+        L4::Icmp { body: IcmpBody::Error(quoted), .. } => return Ok(quoted_key(&quoted)),
+        // Timestamp, multicast listener reports and the like: nothing to track them by.
+        L4::Icmp { .. } | L4::LaterFragment => return Err(DropReason::UnknownL4),
+    };
+    Ok(FlowKey {
+        source: Peer::new(headers.source, source),
+        destination: Peer::new(headers.destination, destination),
+        protocol: headers.protocol,
+    })
+}
+
+fn quoted_key(quoted: &QuotedPacket) -> FlowKey {
+    let (source, destination) = match quoted.l4 {
+        QuotedL4::Tcp { source_port, destination_port, .. } | QuotedL4::Udp { source_port, destination_port } => {
+            (source_port, destination_port)
+        }
+        QuotedL4::Echo(echo) => (echo.id, echo.id),
+    };
+    FlowKey {
+        source: Peer::new(quoted.source, source),
+        destination: Peer::new(quoted.destination, destination),
+        protocol: quoted.protocol,
+    }
+}
+
+/// Drops a packet whose flow is not known; the event shows what it claims to be.
+pub fn unparsed(graph: &mut Graph, packet: Packet, sender: EndpointKey, reason: DropReason) {
+    let unspecified = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+    let claimed = claimed_addresses(graph.frames.linear(&packet));
+    let (source, destination, protocol) = claimed.unwrap_or((unspecified, unspecified, Protocol::ANY));
+    let event = FlowEvent {
+        time_ns: graph.clock.unix_ns,
+        revision: graph.snapshot.revision,
+        source: sender,
+        destination: None,
+        source_identity: Identity::UNKNOWN,
+        destination_identity: Identity::UNKNOWN,
+        source_addr: source,
+        destination_addr: destination,
+        source_port: 0,
+        destination_port: 0,
+        service: None,
+        protocol,
+        is_reply: false,
+        kind: FlowEventKind::Dropped { reason, direction: None, rule: None },
+    };
+    graph.drop_packet(packet, sender, Refusal::from(reason), Some(event));
+}

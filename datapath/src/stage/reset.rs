@@ -1,0 +1,66 @@
+//! Resets that the worker sends itself.
+
+use policy::EndpointKey;
+
+use crate::conntrack::{Entry, FlowDirection};
+use crate::graph::{Decided, Graph, Transit};
+use crate::wire::packet::L4;
+use crate::wire::tcp::{Segment, Tcp, TcpFlags};
+use crate::xsk::Packet;
+
+/// Answers a TCP segment without a connection with a reset, so that a pod whose connections the worker does not know (it was
+/// restarted) opens new ones at once instead of retransmitting into the void. Only pods are answered: their source is proven.
+pub fn answer_midstream(graph: &mut Graph, transit: &Transit, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    if transit.sender.slot.is_endpoint() && transit.headers.fragment.is_none() {
+        answer(graph, transit, outbox);
+    }
+}
+
+/// Resets the sender of a segment (RFC 9293, 3.10.7.1), in the name of whom it was sent to.
+pub fn answer(graph: &mut Graph, transit: &Transit, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    let headers = &transit.headers;
+    let (L4::Tcp(_), Ok(payload_len)) = (headers.l4, u32::try_from(headers.payload_len())) else { return };
+    let built = graph.build(transit.sender, Some(&transit.packet), |linear, ip| {
+        let segment = Tcp::parse(linear.get(headers.l4_offset()..)?, headers.l4_len()).ok()?;
+        Segment::reset_for(headers.source, headers.destination, &segment, payload_len)?.write(ip)
+    });
+    if let Some(packet) = built {
+        graph.send_own(transit.sender, packet, outbox);
+    }
+}
+
+/// Resets both ends of a flow that may not go on, from one of its segments: the sender at the number that it expects next, the
+/// receiver at the segment's own, which is what it expects if nothing was lost (RFC 5961, 3.2).
+pub fn both(
+    graph: &mut Graph,
+    transit: &Transit,
+    entry: &Entry,
+    decided: &Decided,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
+    let L4::Tcp(tcp) = transit.headers.l4 else { return };
+    if tcp.flags.has(TcpFlags::RST) {
+        return;
+    }
+    answer(graph, transit, outbox);
+    let (from, to) = match (decided.direction, entry.translation) {
+        (FlowDirection::Original, _) => (entry.key.source, entry.key.destination),
+        (FlowDirection::Reply, Some(translation)) => (translation.frontend, translation.client),
+        (FlowDirection::Reply, None) => (entry.key.destination, entry.key.source),
+    };
+    let segment = Segment {
+        source: from.addr(),
+        destination: to.addr(),
+        source_port: from.port,
+        destination_port: to.port,
+        seq: tcp.seq,
+        ack: tcp.ack,
+        flags: TcpFlags::RST.with(TcpFlags::ACK),
+        window: 0,
+        timestamps: None,
+        payload: &[],
+    };
+    if let Some(packet) = graph.build(decided.receiver, None, |_, ip| segment.write(ip)) {
+        graph.send_own(decided.receiver, packet, outbox);
+    }
+}

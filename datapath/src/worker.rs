@@ -1,0 +1,478 @@
+//! The worker: one pinned thread that owns its rings, its frames and its conntrack shard, and takes no lock.
+//!
+//! Loop: commands, snapshot, receive from every interface, run the graph, transmit, refill, sweep. A busy worker never sleeps; an
+//! idle one spins for [`WorkerConfig::spin`] iterations and then sleeps on its sockets. The clock is read once per iteration.
+//! Sockets are opened and closed elsewhere and handed over by [`Command`]s.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use policy::{EndpointKey, Slot, Snapshot};
+
+use crate::capture::Capture;
+use crate::counters::Counters;
+use crate::event::FlowEvent;
+use crate::graph::{Clock, Graph, GraphConfig};
+use crate::interface::InterfaceConfig;
+use crate::xsk::frame::Audit;
+use crate::xsk::{Frames, IoId, IoStatistics, Packet, PacketIo};
+
+/// Packets taken from one interface in one turn.
+const RX_BATCH: usize = 32;
+
+/// Least frames posted per interface.
+const LEAST_POSTED: usize = 32;
+
+/// Frames posted when an interface is new.
+const FIRST_POSTED: usize = 64;
+
+/// Most frames posted per interface.
+const MOST_POSTED: usize = 1024;
+
+/// Most frames that one interface may hold in transmission; beyond, packets for it are dropped and counted.
+const MOST_TRANSMITTING: usize = 1024;
+
+/// Conntrack places looked at per loop.
+const SWEEP_BUDGET: usize = 64;
+
+/// Commands that may wait.
+const COMMANDS: usize = 256;
+
+/// Flow events that may wait for the agent.
+const EVENTS: usize = 16_384;
+
+/// How long an idle worker sleeps at most: expiry and heartbeat go on.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
+/// Sleep while frames are still in transmission: completions raise no event.
+const COMPLETION_SLEEP: Duration = Duration::from_millis(1);
+
+const WAKER: Token = Token(usize::MAX);
+
+/// What a worker needs to know at start.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Limits of the graph's tables.
+    pub graph: GraphConfig,
+    /// Empty loops before it sleeps.
+    pub spin: u32,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self { graph: GraphConfig::default(), spin: 2000 }
+    }
+}
+
+/// State of the worker's frames and rings, on request.
+#[derive(Debug, Clone)]
+pub struct WorkerAudit {
+    /// Frames by owner.
+    pub frames: Audit,
+    /// Frames that the worker holds on purpose (early fragments).
+    pub held: usize,
+    /// Ring counters per interface.
+    pub interfaces: Vec<(EndpointKey, IoStatistics)>,
+}
+
+/// What others ask of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Begin to serve an interface.
+    Attach {
+        /// The interface.
+        config: InterfaceConfig,
+        /// Its rings.
+        io: Box<dyn PacketIo>,
+        /// Told when packets are served.
+        done: Sender<()>,
+    },
+    /// Stop serving an interface; its flows are forgotten.
+    Detach {
+        /// The interface's slot and occupant.
+        key: EndpointKey,
+        /// Gets the rings, which must be dropped off the worker and then reclaimed; `None` when the interface is not served.
+        done: Sender<Option<Box<dyn PacketIo>>>,
+    },
+    /// Take back the frames of rings that are closed.
+    Reclaim {
+        /// The rings.
+        id: IoId,
+        /// Told how many frames came back.
+        done: Sender<usize>,
+    },
+    /// Count frames.
+    Audit {
+        /// Gets the count.
+        done: Sender<WorkerAudit>,
+    },
+    /// End the loop.
+    Stop,
+}
+
+/// Why a command did not reach the worker.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Too many commands wait.
+    #[error("the worker's command queue is full")]
+    Full,
+    /// The worker could not be woken.
+    #[error("cannot wake the worker: {0}")]
+    Wake(#[from] io::Error),
+}
+
+/// What the rest of the process shares with a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    commands: Arc<ArrayQueue<Command>>,
+    waker: Arc<Waker>,
+    /// The snapshot; publish by [`ArcSwap::store`].
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// Flow events, oldest first; the worker drops and counts those that find it full.
+    pub events: Arc<ArrayQueue<FlowEvent>>,
+    /// Packet capture.
+    pub capture: Arc<Capture>,
+}
+
+impl WorkerHandle {
+    /// Hands a command to the worker and wakes it.
+    ///
+    /// # Errors
+    /// [`CommandError`]; the command was not taken.
+    pub fn send(&self, command: Command) -> Result<(), CommandError> {
+        self.commands.push(command).map_err(|_refused| CommandError::Full)?;
+        Ok(self.waker.wake()?)
+    }
+
+    /// Publishes a snapshot and wakes the worker, so that it is in force at once.
+    ///
+    /// # Errors
+    /// The worker could not be woken; it still sees the snapshot at its next loop.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), CommandError> {
+        self.snapshot.store(snapshot);
+        Ok(self.waker.wake()?)
+    }
+}
+
+#[derive(Debug)]
+struct Served {
+    key: EndpointKey,
+    io: Box<dyn PacketIo>,
+    /// Frames to keep posted.
+    level: usize,
+    /// Fewest posted frames seen before a refill, since the level was last looked at.
+    fewest: usize,
+    /// Packets wait in the tx ring.
+    dirty: bool,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {
+    graph: Graph,
+    served: Vec<Served>,
+    /// Position in `served` by slot.
+    position: Vec<Option<u16>>,
+    rx: Vec<Packet>,
+    outbox: Vec<(EndpointKey, Packet)>,
+    commands: Arc<ArrayQueue<Command>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    counters: Arc<Counters>,
+    poll: Poll,
+    events: Events,
+    started: Instant,
+    spin: u32,
+    idle: u32,
+    levelled_at: u64,
+    /// Sum of all levels; at most half of all frames, beyond what every interface has at least.
+    level_sum: usize,
+}
+
+impl Worker {
+    /// A worker over `frames`, and its handle.
+    ///
+    /// # Errors
+    /// No epoll instance could be made.
+    pub fn new(config: &WorkerConfig, frames: Frames) -> io::Result<(Self, WorkerHandle)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let handle = WorkerHandle {
+            commands: Arc::new(ArrayQueue::new(COMMANDS)),
+            waker,
+            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
+            counters: Arc::new(Counters::default()),
+            events: Arc::new(ArrayQueue::new(EVENTS)),
+            capture: Arc::new(Capture::default()),
+        };
+        let graph = Graph::new(
+            &config.graph,
+            frames,
+            handle.snapshot.load_full(),
+            Arc::clone(&handle.counters),
+            Arc::clone(&handle.events),
+            Arc::clone(&handle.capture),
+        );
+        let worker = Self {
+            graph,
+            served: Vec::with_capacity(128),
+            position: Vec::new(),
+            rx: Vec::with_capacity(RX_BATCH),
+            outbox: Vec::with_capacity(4 * RX_BATCH),
+            commands: Arc::clone(&handle.commands),
+            snapshot: Arc::clone(&handle.snapshot),
+            counters: Arc::clone(&handle.counters),
+            poll,
+            events: Events::with_capacity(128),
+            started: Instant::now(),
+            spin: config.spin,
+            idle: 0,
+            levelled_at: 0,
+            level_sum: 0,
+        };
+        Ok((worker, handle))
+    }
+
+    /// Runs until [`Command::Stop`].
+    ///
+    /// # Errors
+    /// Sleeping failed: the process should end (closed).
+    pub fn run(&mut self) -> io::Result<()> {
+        while self.turn()? {}
+        Ok(())
+    }
+
+    fn clock(&self) -> Clock {
+        let mono_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { mono_ns, unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    /// One iteration of the loop; `false` when the worker was told to stop. Public for tests and benches, which own the thread.
+    ///
+    /// # Errors
+    /// Sleeping failed.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        let clock = self.clock();
+        self.counters.loops.add(1);
+        let snapshot = self.snapshot.load();
+        if !Arc::ptr_eq(&snapshot, self.graph.snapshot()) {
+            self.graph.set_snapshot(Arc::clone(&snapshot));
+        }
+        self.counters.revision.set(snapshot.revision.0);
+        drop(snapshot);
+        self.graph.begin(clock);
+        if !self.obey() {
+            return Ok(false);
+        }
+        let mut received = 0;
+        for position in 0..self.served.len() {
+            received += self.serve(position);
+        }
+        self.graph.expire(SWEEP_BUDGET, &mut self.outbox);
+        self.deliver();
+        self.level(clock.mono_ns);
+        if received > 0 {
+            self.idle = 0;
+            return Ok(true);
+        }
+        self.idle = self.idle.saturating_add(1);
+        if self.idle > self.spin {
+            self.sleep()?;
+        } else {
+            std::hint::spin_loop();
+        }
+        Ok(true)
+    }
+
+    /// Receives one batch from an interface and runs the graph over it.
+    fn serve(&mut self, position: usize) -> usize {
+        let Some(served) = self.served.get_mut(position) else { return 0 };
+        let count = served.io.receive(self.graph.frames_mut(), &mut self.rx, RX_BATCH);
+        if count == 0 {
+            return 0;
+        }
+        served.fewest = served.fewest.min(served.level - count.min(served.level));
+        if count == RX_BATCH && served.level < MOST_POSTED && self.level_sum + served.level <= self.graph.frames().total() / 2 {
+            // More is waiting than one turn takes: a burst must not find the ring empty.
+            self.level_sum += served.level;
+            served.level *= 2;
+        }
+        // Refilled before the graph runs: the sender may go on while the batch is judged.
+        served.io.refill(self.graph.frames_mut(), served.level);
+        self.graph.run(served.key, &mut self.rx, &mut self.outbox);
+        self.deliver();
+        count
+    }
+
+    /// Queues what the graph sent and hands it to the kernel.
+    fn deliver(&mut self) {
+        for (receiver, packet) in self.outbox.drain(..) {
+            let position = self.position.get(receiver.slot.index()).copied().flatten();
+            let served = position.and_then(|at| self.served.get_mut(usize::from(at))).filter(|s| s.key == receiver);
+            let Some(served) = served else {
+                self.graph.undeliverable(packet, policy::DropReason::StaleEndpoint, receiver);
+                continue;
+            };
+            if served.io.transmitting() + packet.frames() > MOST_TRANSMITTING {
+                // Completions may be waiting: take them before the packet is given up.
+                if let Err(error) = served.io.flush(self.graph.frames_mut()) {
+                    tracing::debug!(%error, slot = served.key.slot.0, "transmit");
+                }
+            }
+            if served.io.transmitting() + packet.frames() > MOST_TRANSMITTING {
+                self.graph.undeliverable(packet, policy::DropReason::FrameQuota, receiver);
+                continue;
+            }
+            let len = packet.len();
+            match served.io.transmit(self.graph.frames_mut(), packet) {
+                Ok(()) => {
+                    served.dirty = true;
+                    if let Some(slot) = self.counters.slot(receiver.slot) {
+                        slot.tx_packets.add(1);
+                        slot.tx_bytes.add(len as u64);
+                    }
+                }
+                Err(packet) => self.graph.undeliverable(packet, policy::DropReason::TxFull, receiver),
+            }
+        }
+        for served in self.served.iter_mut().filter(|served| served.dirty) {
+            if let Err(error) = served.io.flush(self.graph.frames_mut()) {
+                // The device is going; its frames come back with `Reclaim`.
+                tracing::debug!(%error, slot = served.key.slot.0, "transmit");
+            }
+            served.dirty = false;
+        }
+    }
+
+    /// Once a second: posts fewer frames where the last second hardly used them, and takes completions of idle interfaces.
+    fn level(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.levelled_at) < 1_000_000_000 {
+            return;
+        }
+        self.levelled_at = now_ns;
+        let frames = self.graph.frames_mut();
+        for served in &mut self.served {
+            if served.fewest > served.level * 7 / 8 {
+                let level = (served.level / 2).max(LEAST_POSTED);
+                self.level_sum -= served.level - level;
+                served.level = level;
+            }
+            served.fewest = usize::MAX;
+            served.io.refill(frames, served.level);
+            if served.io.transmitting() > 0
+                && let Err(error) = served.io.flush(frames)
+            {
+                tracing::debug!(%error, slot = served.key.slot.0, "transmit");
+            }
+        }
+    }
+
+    /// Sleeps until a socket has packets, a command comes or time is up.
+    fn sleep(&mut self) -> io::Result<()> {
+        let mut in_flight = false;
+        for served in self.served.iter_mut().filter(|served| served.io.transmitting() > 0) {
+            if let Err(error) = served.io.flush(self.graph.frames_mut()) {
+                tracing::debug!(%error, slot = served.key.slot.0, "transmit");
+            }
+            in_flight |= served.io.transmitting() > 0;
+        }
+        self.counters.sleeps.add(1);
+        let timeout = if in_flight { COMPLETION_SLEEP } else { LONGEST_SLEEP };
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if !self.events.is_empty() {
+            self.idle = 0;
+        }
+        Ok(())
+    }
+
+    /// Carries out what was asked for; `false` for [`Command::Stop`]. A reply that nobody waits for any more is no error.
+    fn obey(&mut self) -> bool {
+        while let Some(command) = self.commands.pop() {
+            match command {
+                Command::Attach { config, io, done } => {
+                    self.attach(config, io);
+                    done.send(()).ok();
+                }
+                Command::Detach { key, done } => {
+                    done.send(self.detach(key)).ok();
+                }
+                Command::Reclaim { id, done } => {
+                    done.send(self.graph.frames_mut().reclaim(id)).ok();
+                }
+                Command::Audit { done } => {
+                    done.send(self.audit()).ok();
+                }
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn attach(&mut self, config: InterfaceConfig, mut io: Box<dyn PacketIo>) {
+        let key = config.key;
+        let slot = key.slot.index();
+        if self.position.len() <= slot {
+            self.position.resize(slot + 1, None);
+        }
+        if let Some(fd) = io.fd()
+            && let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
+        {
+            // The interface is still served at every wake-up for another reason, at the latest after LONGEST_SLEEP.
+            tracing::warn!(%error, slot, "cannot sleep on the interface's socket");
+        }
+        io.refill(self.graph.frames_mut(), FIRST_POSTED);
+        self.level_sum += FIRST_POSTED;
+        self.graph.attach(config);
+        self.position[slot] = u16::try_from(self.served.len()).ok();
+        self.served.push(Served { key, io, level: FIRST_POSTED, fewest: usize::MAX, dirty: false });
+    }
+
+    fn detach(&mut self, key: EndpointKey) -> Option<Box<dyn PacketIo>> {
+        let at = self.served.iter().position(|served| served.key == key)?;
+        let mut served = self.served.swap_remove(at);
+        self.level_sum -= served.level;
+        self.position[key.slot.index()] = None;
+        if let Some(moved) = self.served.get(at) {
+            self.position[moved.key.slot.index()] = u16::try_from(at).ok();
+        }
+        if let Some(fd) = served.io.fd()
+            && let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd))
+        {
+            tracing::debug!(%error, slot = key.slot.0, "socket was not polled");
+        }
+        served.io.abandon(self.graph.frames_mut());
+        self.graph.detach(key);
+        Some(served.io)
+    }
+
+    fn audit(&self) -> WorkerAudit {
+        WorkerAudit {
+            frames: self.graph.frames().audit(),
+            held: self.graph.held_frames(),
+            interfaces: self.served.iter().map(|served| (served.key, served.io.statistics())).collect(),
+        }
+    }
+
+    /// The packet graph, for tests.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Slots that are served.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        self.served.iter().map(|served| served.key.slot)
+    }
+}
