@@ -59,50 +59,41 @@ agent_register() {
   printf 'registered=1\n' >>"$file"
 }
 
-# The revision of the agent's snapshot; empty without an agent.
-agent_revision() {
-  if agent_pid >/dev/null; then sluice_cli status -o json | jq .revision; fi
-}
-
-# Waits until every worker enforces a revision later than $1; returns at once for an empty one.
-agent_wait_revision() {
-  local before=$1 deadline=$((SECONDS + 10))
-  [[ -n $before ]] || return 0
-  until sluice_cli status -o json |
-    jq -e --argjson before "$before" \
-      '.revision as $r | $r > $before and all(.workers[]; .revision >= $r)' >/dev/null; do
-    agent_pid >/dev/null || die "the agent has ended; its log: $LAB_DIR/agent.log"
-    if ((SECONDS >= deadline)); then
-      sluice_cli status >&2 || true
-      die "no revision after $before is enforced by all workers within 10 s"
-    fi
-    sleep 0.02
+# Waits until every worker enforces what the manifests folder holds: one revision everywhere that stays for longer than the
+# agent gathers changes of the folder. Returns at once without an agent.
+agent_sync() {
+  local deadline=$((SECONDS + 15)) seen last='' quiet=0
+  agent_pid >/dev/null || return 0
+  while ((quiet < 10)); do
+    seen=$(sluice_cli status -o json |
+      jq '.revision as $r | if all(.workers[]; .revision >= $r) then $r else null end') ||
+      die "the agent does not answer; its log: $LAB_DIR/agent.log"
+    if [[ $seen != null && $seen == "$last" ]]; then quiet=$((quiet + 1)); else quiet=0; fi
+    last=$seen
+    ((SECONDS < deadline)) || die "the workers do not agree on a revision within 15 s"
+    sleep 0.04
   done
 }
 
 policy_apply() {
-  local file before
+  local file
   (($#)) || die "apply FILE..."
   lock
   for file in "$@"; do
     [[ -r $file ]] || die "cannot read $file"
   done
   for file in "$@"; do
-    if cmp -s "$file" "$MANIFESTS/policies/${file##*/}"; then continue; fi
-    before=$(agent_revision)
     replace_file "$MANIFESTS/policies/${file##*/}" <"$file"
-    agent_wait_revision "$before"
   done
+  agent_sync
 }
 
 policy_unapply() {
-  local file before
+  local file
   (($#)) || die "unapply FILE..."
   lock
   for file in "$@"; do
-    [[ -e $MANIFESTS/policies/${file##*/} ]] || continue
-    before=$(agent_revision)
     rm -f "$MANIFESTS/policies/${file##*/}"
-    agent_wait_revision "$before"
   done
+  agent_sync
 }

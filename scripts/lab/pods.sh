@@ -66,7 +66,7 @@ free_host_number() {
 }
 
 pod_add() {
-  local pod=${1-} ip4='' ip6='' mtu=1500 labels='' ports='' tell=1 file namespace name number before
+  local pod=${1-} ip4='' ip6='' mtu=1500 labels='' ports='' tell=1 file namespace name number
   file=$(pod_file "$pod")
   shift
   while (($#)); do
@@ -109,13 +109,12 @@ STATE
   gateway_mac=$(ip -n "$NODE_NS" -j link show dev "$veth" | jq -r '.[0].address')
   printf 'mac=%s\ngateway_mac=%s\n' "$mac" "$gateway_mac" >>"$file"
 
-  before=$(agent_revision)
   namespace_manifest "$namespace"
   pod_manifest "$file"
   services_refresh "$namespace"
   if ((tell)) && agent_pid >/dev/null; then
     agent_register "$file"
-    agent_wait_revision "$before"
+    agent_sync
   fi
 }
 
@@ -146,24 +145,22 @@ pod_wire() {
 }
 
 pod_label() {
-  local pod=${1-} file before
+  local pod=${1-} file
   file=$(existing_pod "$pod")
   [[ ${2-} == --labels && $# == 3 ]] || die "pod label NS/NAME --labels K=V,..."
   sed -i "s|^labels=.*|labels=$3|" "$file"
-  before=$(agent_revision)
   pod_manifest "$file"
   services_refresh "${pod%%/*}"
-  agent_wait_revision "$before"
+  agent_sync
 }
 
 pod_del() {
-  local pod=${1-} file netns veth tell=1 record before
+  local pod=${1-} file netns veth tell=1 record
   file=$(pod_file "$pod")
   [[ ${2-} != --no-agent ]] || tell=0
   [[ -e $file ]] || return 0
   netns=$(pod_field "$file" netns)
   veth=$(pod_field "$file" veth)
-  before=$(agent_revision)
   if ((tell)) && agent_pid >/dev/null; then sluice_cli endpoint delete --pod "$pod" >/dev/null; fi
   for record in "$LAB_DIR/procs/${file##*/}"=*; do
     [[ -e $record ]] && stop_process "$record"
@@ -173,7 +170,7 @@ pod_del() {
   if [[ -e /run/netns/$netns ]]; then ip netns del "$netns"; fi
   rm -f "$MANIFESTS/pods/${file##*/}.yaml" "$file"
   services_refresh "${pod%%/*}"
-  if ((tell)); then agent_wait_revision "$before"; fi
+  if ((tell)); then agent_sync; fi
 }
 
 namespace_manifest() {

@@ -15,7 +15,7 @@ service_command() {
 }
 
 service_add() {
-  local service=${1-} vip='' vip6='' headless=0 port='' node_port='' selector='' file before
+  local service=${1-} vip='' vip6='' headless=0 port='' node_port='' selector='' file
   pod_file "$service" >/dev/null # the same form of name
   shift
   while (($#)); do
@@ -36,7 +36,6 @@ service_add() {
   file=$LAB_DIR/services/${service/\//.}
   printf 'service=%s\nvip=%s\nvip6=%s\nport=%s\nnode_port=%s\nselector=%s\n' \
     "$service" "$vip" "$vip6" "$port" "$node_port" "$selector" >"$file"
-  before=$(agent_revision)
   namespace_manifest "${service%%/*}"
   service_manifest "$file"
   hosts_refresh
@@ -44,20 +43,19 @@ service_add() {
     printf '%s\n' "$service" >"$LAB_DIR/nodeports/$node_port"
   fi
   nodeports_refresh
-  agent_wait_revision "$before"
+  agent_sync
 }
 
 service_del() {
-  local service=${1-} file node_port before
+  local service=${1-} file node_port
   file=$LAB_DIR/services/${service/\//.}
   [[ -e $file ]] || return 0
   node_port=$(pod_field "$file" node_port)
-  before=$(agent_revision)
   rm -f "$file" "$MANIFESTS/services/${file##*/}.yaml"
   if [[ -n $node_port ]]; then rm -f "$LAB_DIR/nodeports/$node_port"; fi
   hosts_refresh
   nodeports_refresh
-  agent_wait_revision "$before"
+  agent_sync
 }
 
 # State files of the pods that the service of state file $1 selects.
