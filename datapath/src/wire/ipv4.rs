@@ -20,6 +20,8 @@ pub struct FragmentInfo {
     pub id: u32,
     /// Offset of the packet's payload in the datagram's, bytes; a multiple of 8.
     pub offset: u16,
+    /// Length of the packet's payload, bytes; in IPv6 of all that follows the fragment header.
+    pub len: u16,
     /// Whether more fragments follow.
     pub more: bool,
 }
@@ -38,10 +40,10 @@ impl FragmentInfo {
     /// # Errors
     /// `InvalidPacket`.
     #[inline]
-    pub fn check(self, payload_len: usize) -> Result<(), DropReason> {
-        let sound = payload_len > 0
-            && (!self.more || payload_len.is_multiple_of(8))
-            && usize::from(self.offset) + payload_len <= usize::from(u16::MAX);
+    pub fn check(self) -> Result<(), DropReason> {
+        let sound = self.len > 0
+            && (!self.more || self.len.is_multiple_of(8))
+            && self.offset.checked_add(self.len).is_some();
         if sound {
             Ok(())
         } else {
@@ -136,9 +138,11 @@ impl<'a> Ipv4<'a> {
         let word = u16::from_be_bytes([self.header[6], self.header[7]]);
         let more = word & 0x2000 != 0;
         let offset = (word & 0x1fff) << 3;
-        (more || offset > 0).then_some(FragmentInfo {
+        let len = self.total_len().saturating_sub(self.header_len());
+        (more || offset > 0).then(|| FragmentInfo {
             id: u32::from(self.id()),
             offset,
+            len: u16::try_from(len).unwrap_or(u16::MAX),
             more,
         })
     }
@@ -339,6 +343,7 @@ mod tests {
             Some(FragmentInfo {
                 id: 0xabcd,
                 offset: 0,
+                len: 40,
                 more: true
             })
         );
@@ -349,21 +354,21 @@ mod tests {
             FragmentInfo {
                 id: 0xabcd,
                 offset: 65528,
+                len: 40,
                 more: false
             }
         );
-        assert_eq!(info.check(7), Ok(()));
-        assert_eq!(info.check(8), Err(DropReason::InvalidPacket), "ends beyond 65535");
-        assert_eq!(info.check(0), Err(DropReason::InvalidPacket));
-        assert_eq!(
-            FragmentInfo {
-                id: 1,
-                offset: 0,
-                more: true
-            }
-            .check(12),
-            Err(DropReason::InvalidPacket)
-        );
+        let sized = |len| FragmentInfo { len, ..info }.check();
+        assert_eq!(sized(7), Ok(()));
+        assert_eq!(sized(8), Err(DropReason::InvalidPacket), "ends beyond 65535");
+        assert_eq!(sized(0), Err(DropReason::InvalidPacket));
+        let odd = FragmentInfo {
+            id: 1,
+            offset: 0,
+            len: 12,
+            more: true,
+        };
+        assert_eq!(odd.check(), Err(DropReason::InvalidPacket), "no multiple of 8");
     }
 
     #[test]

@@ -186,11 +186,12 @@ impl<'a> Ipv6<'a> {
                 let info = FragmentInfo {
                     id: u32::from_be_bytes([i0, i1, i2, i3]),
                     offset: word & 0xfff8,
+                    len: u16::try_from(self.total_len() - end).unwrap_or(u16::MAX),
                     more: word & 1 != 0,
                 };
                 upper.has_fragment_header = true;
                 if info.more || info.offset > 0 {
-                    info.check(self.total_len().saturating_sub(end))?;
+                    info.check()?;
                     upper.fragment = Some(info);
                 }
             }
@@ -408,6 +409,7 @@ mod tests {
             Some(FragmentInfo {
                 id: 9,
                 offset: 0,
+                len: 24,
                 more: true
             })
         );
@@ -419,6 +421,7 @@ mod tests {
             Some(FragmentInfo {
                 id: 9,
                 offset: 1456,
+                len: 24,
                 more: false
             })
         );

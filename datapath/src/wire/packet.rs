@@ -197,7 +197,7 @@ fn parse_v4(
     }
     let fragment = header.fragment();
     if let Some(fragment) = fragment {
-        fragment.check(header.total_len() - header.header_len())?;
+        fragment.check()?;
     }
     let headers = IpHeaders {
         ethernet,

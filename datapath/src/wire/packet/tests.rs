@@ -231,6 +231,7 @@ fn fragments_are_described() {
             Some(FragmentInfo {
                 id: 0xabcd,
                 offset: 0,
+                len: 24,
                 more: true
             })
         );
@@ -243,6 +244,7 @@ fn fragments_are_described() {
             Some(FragmentInfo {
                 id: 0xabcd,
                 offset: 24,
+                len: 24,
                 more: false
             })
         );
