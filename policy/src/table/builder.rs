@@ -116,6 +116,12 @@ impl HttpSets {
         Ok(self.insert(set))
     }
 
+    /// The set behind an index.
+    #[must_use]
+    pub fn get(&self, index: HttpIndex) -> Option<&Arc<HttpRuleSet>> {
+        self.sets.get(index.0 as usize)
+    }
+
     /// The sets by [`HttpIndex`].
     #[must_use]
     pub fn into_sets(self) -> Vec<Arc<HttpRuleSet>> {

@@ -1,0 +1,277 @@
+//! Labels: `source:key=value`, the content of an identity.
+//!
+//! Invariants: a key occurs once; what Kubernetes says of a pod (namespace, namespace labels, service account, cluster) cannot be
+//! overridden by labels that the pod's owner writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+
+/// Label key of a pod's namespace.
+pub const NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// Prefix of the keys under which a namespace's labels become labels of its pods.
+pub const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
+/// Label key of a pod's service account.
+pub const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+/// Label key of a pod's cluster.
+pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
+/// Label that the API server gives every namespace, with its name as value.
+pub const METADATA_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Prefix of everything that only Kubernetes itself may say of a pod.
+const RESERVED_PREFIX: &str = "io.cilium.k8s.";
+
+/// Keys that stay although an ignored prefix matches them, when the match is longer (Cilium, `pkg/labelsfilter`).
+const INCLUDED: &[&str] = &[
+    NAMESPACE,
+    "io.cilium.k8s.namespace.labels",
+    "app.kubernetes.io",
+    CLUSTER,
+    SERVICE_ACCOUNT,
+];
+
+/// Prefixes of keys that are no part of an identity: they differ per pod or change without meaning.
+const IGNORED: &[&str] = &[
+    "io.kubernetes",
+    "kubernetes.io",
+    "k8s.io",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/job-completion-index",
+    "batch.kubernetes.io/controller-uid",
+    "pod-template-generation",
+    "pod-template-hash",
+    "controller-revision-hash",
+    "controller-uid",
+    "annotation",
+    "etcd_node",
+    "topology.kubernetes.io",
+];
+
+/// Ignored wherever it stands in a key.
+const IGNORED_INFIX: &str = "beta.kubernetes.io";
+
+/// Where a label comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LabelSource {
+    /// Kubernetes objects.
+    K8s,
+    /// Reserved identities.
+    Reserved,
+    /// Prefixes that rules mention.
+    Cidr,
+}
+
+impl LabelSource {
+    /// The source as it is written before the colon.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::K8s => "k8s",
+            Self::Reserved => "reserved",
+            Self::Cidr => "cidr",
+        }
+    }
+}
+
+/// A set of labels, each key once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Labels(BTreeMap<String, (LabelSource, String)>);
+
+impl Labels {
+    /// The label `source:key` alone.
+    #[must_use]
+    pub fn single(source: LabelSource, key: &str) -> Self {
+        Self(BTreeMap::from_iter([(key.to_owned(), (source, String::new()))]))
+    }
+
+    /// Source and value of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<(LabelSource, &str)> {
+        self.0.get(key).map(|(source, value)| (*source, value.as_str()))
+    }
+
+    /// Adds or replaces a label.
+    pub fn insert(&mut self, source: LabelSource, key: String, value: String) {
+        self.0.insert(key, (source, value));
+    }
+
+    /// The labels as `source:key=value`, by rising key.
+    #[must_use]
+    pub fn to_strings(&self) -> Vec<String> {
+        let text = |(key, (source, value)): (&String, &(LabelSource, String))| {
+            if value.is_empty() {
+                format!("{}:{key}", source.name())
+            } else {
+                format!("{}:{key}={value}", source.name())
+            }
+        };
+        self.0.iter().map(text).collect()
+    }
+
+    /// Reads what [`Self::to_strings`] wrote; `None` if any entry is not of that form.
+    #[must_use]
+    pub fn from_strings<'a>(strings: impl IntoIterator<Item = &'a String>) -> Option<Self> {
+        let mut labels = Self::default();
+        for text in strings {
+            let (source, rest) = text.split_once(':')?;
+            let source = [LabelSource::K8s, LabelSource::Reserved, LabelSource::Cidr]
+                .into_iter()
+                .find(|s| s.name() == source)?;
+            let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+            labels.insert(source, key.to_owned(), value.to_owned());
+        }
+        Some(labels)
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_strings().join(","))
+    }
+}
+
+impl Serialize for Labels {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_strings().serialize(serializer)
+    }
+}
+
+/// What makes a pod's identity.
+#[derive(Debug, Clone, Copy)]
+pub struct PodLabels<'a> {
+    /// `metadata.labels` of the pod.
+    pub own: &'a BTreeMap<String, String>,
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// `metadata.labels` of the namespace, if its object is known.
+    pub namespace_labels: Option<&'a BTreeMap<String, String>>,
+    /// `spec.serviceAccountName`.
+    pub service_account: &'a str,
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Keys that stay whatever the filter says, because a NetworkPolicy selects by them.
+    pub kept: &'a BTreeSet<String>,
+}
+
+impl PodLabels<'_> {
+    /// The labels of the pod's identity.
+    #[must_use]
+    pub fn identity(&self) -> Labels {
+        let mut labels = Labels::default();
+        let mut insert = |key: String, value: &str| labels.insert(LabelSource::K8s, key, value.to_owned());
+        for (key, value) in self.own {
+            if !key.starts_with(RESERVED_PREFIX) && (self.kept.contains(key) || is_identity_relevant(key)) {
+                insert(key.clone(), value);
+            }
+        }
+        for (key, value) in self.namespace_labels.into_iter().flatten() {
+            insert(format!("{NAMESPACE_LABELS}{key}"), value);
+        }
+        // After the pod's and the namespace's own labels, so that neither can claim another namespace.
+        insert(format!("{NAMESPACE_LABELS}{METADATA_NAME}"), self.namespace);
+        insert(NAMESPACE.to_owned(), self.namespace);
+        insert(SERVICE_ACCOUNT.to_owned(), self.service_account);
+        insert(CLUSTER.to_owned(), self.cluster);
+        labels
+    }
+}
+
+/// Whether a pod label is part of the pod's identity by default.
+#[must_use]
+pub fn is_identity_relevant(key: &str) -> bool {
+    let longest = |prefixes: &[&str]| {
+        prefixes
+            .iter()
+            .filter(|p| key.starts_with(**p))
+            .map(|p| p.len())
+            .max()
+    };
+    let infix = key.find(IGNORED_INFIX).map(|at| at + IGNORED_INFIX.len());
+    match longest(IGNORED).into_iter().chain(infix).max() {
+        Some(ignored) => longest(INCLUDED).is_some_and(|included| included > ignored),
+        None => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(own: &[(&str, &str)], namespace_labels: &[(&str, &str)]) -> Vec<String> {
+        let map = |list: &[(&str, &str)]| {
+            list.iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
+        let (own, namespace_labels) = (map(own), map(namespace_labels));
+        let labels = PodLabels {
+            own: &own,
+            namespace: "db",
+            namespace_labels: Some(&namespace_labels),
+            service_account: "default",
+            cluster: "default",
+            kept: &BTreeSet::new(),
+        };
+        labels.identity().to_strings()
+    }
+
+    #[test]
+    fn identity_holds_pod_namespace_account_and_cluster() {
+        assert_eq!(
+            identity(
+                &[("app", "postgres"), ("app.kubernetes.io/name", "pg")],
+                &[("team", "data")]
+            ),
+            [
+                "k8s:app=postgres",
+                "k8s:app.kubernetes.io/name=pg",
+                "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=db",
+                "k8s:io.cilium.k8s.namespace.labels.team=data",
+                "k8s:io.cilium.k8s.policy.cluster=default",
+                "k8s:io.cilium.k8s.policy.serviceaccount=default",
+                "k8s:io.kubernetes.pod.namespace=db",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pod_cannot_claim_another_namespace_by_its_labels() {
+        let forged = [
+            ("io.kubernetes.pod.namespace", "kube-system"),
+            ("io.cilium.k8s.namespace.labels.team", "admin"),
+            ("io.cilium.k8s.policy.cluster", "other"),
+            ("io.cilium.k8s.policy.serviceaccount", "root"),
+        ];
+        assert_eq!(identity(&forged, &[]), identity(&[], &[]));
+        assert_eq!(
+            identity(&[], &[("kubernetes.io/metadata.name", "kube-system")]),
+            identity(&[], &[])
+        );
+    }
+
+    #[test]
+    fn labels_that_differ_per_pod_are_no_part_of_the_identity() {
+        for key in [
+            "pod-template-hash",
+            "statefulset.kubernetes.io/pod-name",
+            "apps.kubernetes.io/pod-index",
+            "topology.kubernetes.io/zone",
+            "failure-domain.beta.kubernetes.io/zone",
+            "kubernetes.io/arch",
+        ] {
+            assert!(!is_identity_relevant(key), "{key}");
+        }
+        for key in ["app", "app.kubernetes.io/name", "team/kubernetes.io", "tier"] {
+            assert!(is_identity_relevant(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn written_labels_read_back_equal() {
+        let mut labels = Labels::single(LabelSource::Reserved, "host");
+        labels.insert(LabelSource::K8s, "a/b".into(), "c=d".into());
+        assert_eq!(Labels::from_strings(&labels.to_strings()), Some(labels));
+    }
+}

@@ -1,0 +1,417 @@
+//! The running control plane: a source, the index, and the snapshots that come of them.
+//!
+//! Invariants: nothing is published before the source has been read once or a persisted snapshot is loaded; a source that goes away
+//! changes nothing that is enforced; when [`ControlHandle::endpoint_add`] returns, the published snapshot knows the endpoint.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use policy::{EndpointKey, HttpRequest, PodName, Protocol, Revision, Snapshot};
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
+use tokio::task::{self, AbortHandle};
+use tokio::time::{self, Instant};
+
+use crate::compile;
+use crate::explain::{self, ExplainError, Explanation};
+use crate::index::{Index, IndexConfig, LocalEndpoint};
+use crate::restore::{self, Restored};
+use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
+
+/// Quiet time after a change before the folder is read: a writer's several steps are one change.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Longest time that changes are collected.
+const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
+/// Time between reads without a notification: lost notifications, folders that do not notify.
+const RESCAN: Duration = Duration::from_secs(5);
+/// The same while the folder cannot be read.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the control plane is told at start.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// Folder of manifests.
+    pub manifests: Option<PathBuf>,
+    /// File that published snapshots are written to.
+    pub persist: Option<PathBuf>,
+    /// `metadata.name` of the local Node.
+    pub node_name: String,
+    /// Addresses of the local node beside those of its Node object.
+    pub node_addresses: Vec<IpAddr>,
+    /// Pod CIDRs beside those of Node objects.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Name of the cluster.
+    pub cluster_name: String,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            manifests: None,
+            persist: None,
+            node_name: String::new(),
+            node_addresses: Vec::new(),
+            pod_cidrs: Vec::new(),
+            cluster_name: "default".to_owned(),
+        }
+    }
+}
+
+/// State of the source and of what came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceStatus {
+    /// Whether the source has been read since the start.
+    pub synced: bool,
+    /// When it was read last.
+    pub last_sync: Option<Timestamp>,
+    /// Since when the source has been away; what is enforced is its last good state or the persisted one.
+    pub stale_since: Option<Timestamp>,
+    /// Why the source or the persisted snapshot cannot be read.
+    pub source_errors: Vec<String>,
+    /// Files and objects that are refused.
+    pub errors: Vec<ObjectError>,
+    /// Number of objects by kind.
+    pub objects: BTreeMap<&'static str, usize>,
+    /// Number of local endpoints.
+    pub endpoints: usize,
+    /// Revision that is published; 0 before the first publication.
+    pub revision: Revision,
+}
+
+/// Starts control planes.
+#[derive(Debug)]
+pub struct Control;
+
+/// A running control plane; it ends when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct ControlHandle {
+    shared: Arc<Shared>,
+    /// Ends the tasks with the last handle.
+    _tasks: Arc<Tasks>,
+}
+
+#[derive(Debug)]
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Held while the folder is read; always taken before `state`.
+    folder: Option<Mutex<ManifestFolder>>,
+    state: Mutex<State>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The newest snapshot that is worth persisting: compiled from a source, not from the persisted one, which would lose the
+    /// endpoints that have not been added again yet.
+    durable: watch::Sender<Arc<Snapshot>>,
+}
+
+#[derive(Debug)]
+struct State {
+    index: Index,
+    /// Enforced until the source has been read.
+    restored: Option<Restored>,
+    synced: bool,
+    last_sync: Option<Timestamp>,
+    stale_since: Option<Timestamp>,
+    restore_error: Option<String>,
+    scan_error: Option<String>,
+    errors: Vec<ObjectError>,
+}
+
+impl Control {
+    /// Loads the persisted snapshot, reads the source once, and keeps following it. Must be called within a tokio runtime.
+    pub async fn start(config: ControlConfig) -> ControlHandle {
+        let mut index = Index::new(IndexConfig {
+            node_name: config.node_name,
+            node_addresses: config.node_addresses,
+            pod_cidrs: config.pod_cidrs,
+            cluster_name: config.cluster_name.clone(),
+        });
+        let (mut restored, mut restore_error) = (None, None);
+        if let Some(path) = &config.persist {
+            match Restored::load(path) {
+                Ok(loaded) => restored = loaded,
+                Err(error) => {
+                    tracing::error!(%error, cause = error_chain(&error), "no persisted snapshot");
+                    restore_error = Some(error_chain(&error));
+                }
+            }
+        }
+        let mut first = Arc::new(Snapshot::default());
+        if let Some(restored) = &restored {
+            index.restore_identities(&restored.snapshot().identities);
+            first = Arc::new(restored.with_endpoints(index.endpoints(), restored.snapshot()));
+            tracing::info!(revision = first.revision.0, "persisted snapshot loaded");
+        }
+        let state = State {
+            index,
+            stale_since: restored.is_some().then(Timestamp::now),
+            restored,
+            synced: false,
+            last_sync: None,
+            restore_error,
+            scan_error: None,
+            errors: Vec::new(),
+        };
+        let folder = config
+            .manifests
+            .map(|path| Mutex::new(ManifestFolder::new(path, config.cluster_name)));
+        let shared = Arc::new(Shared {
+            folder,
+            state: Mutex::new(state),
+            durable: watch::Sender::new(Arc::clone(&first)),
+            snapshots: watch::Sender::new(first),
+        });
+        let mut tasks = Vec::new();
+        if let Some(path) = config.persist {
+            tasks.push(task::spawn(persist(path, shared.durable.subscribe())).abort_handle());
+        }
+        if shared.folder.is_some() {
+            let path = lock(&shared.folder)
+                .map(|folder| folder.path().to_path_buf())
+                .unwrap_or_default();
+            let changed = Arc::new(Notify::new());
+            // Before the first reading, so that no change falls between.
+            let watcher = watcher(&path, &changed);
+            rescan(&shared).await;
+            tasks.push(task::spawn(follow(path, Arc::downgrade(&shared), changed, watcher)).abort_handle());
+        }
+        ControlHandle {
+            shared,
+            _tasks: Arc::new(Tasks(tasks)),
+        }
+    }
+}
+
+fn lock(folder: &Option<Mutex<ManifestFolder>>) -> Option<MutexGuard<'_, ManifestFolder>> {
+    folder
+        .as_ref()
+        .map(|folder| folder.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+impl ControlHandle {
+    /// Snapshots as they are published. The first value is the empty snapshot of revision 0 until there is something to enforce.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.shared.snapshots.subscribe()
+    }
+
+    /// Adds a local endpoint, or replaces the one in its slot.
+    pub fn endpoint_add(&self, endpoint: LocalEndpoint) {
+        let mut state = self.shared.state();
+        state.index.apply_endpoint(endpoint);
+        self.shared.publish(&mut state);
+    }
+
+    /// Removes a local endpoint; another occupant of its slot stays.
+    pub fn endpoint_delete(&self, key: EndpointKey) {
+        let mut state = self.shared.state();
+        state.index.delete_endpoint(key);
+        self.shared.publish(&mut state);
+    }
+
+    /// State of the source.
+    #[must_use]
+    pub fn status(&self) -> SourceStatus {
+        let state = self.shared.state();
+        SourceStatus {
+            synced: state.synced,
+            last_sync: state.last_sync,
+            stale_since: state.stale_since,
+            source_errors: state
+                .scan_error
+                .iter()
+                .chain(&state.restore_error)
+                .cloned()
+                .collect(),
+            errors: state.errors.clone(),
+            objects: state.index.counts(),
+            endpoints: state.index.endpoints().len(),
+            revision: self.shared.snapshots.borrow().revision,
+        }
+    }
+
+    /// Explains a new flow between two pods, local or not.
+    ///
+    /// # Errors
+    /// [`ExplainError`] when either pod is unknown or beyond policy.
+    pub fn explain(
+        &self,
+        from: &PodName,
+        to: &PodName,
+        port: u16,
+        protocol: Protocol,
+        request: Option<HttpRequest<'_>>,
+    ) -> Result<Explanation, ExplainError> {
+        explain::explain(&self.shared.state().index, from, to, port, protocol, request)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes what is to be enforced now, if it is anything else than before.
+    fn publish(&self, state: &mut State) {
+        let previous = Arc::clone(&self.snapshots.borrow());
+        let mut next = if state.synced {
+            compile::compile(&state.index, &previous)
+        } else if let Some(restored) = &state.restored {
+            restored.with_endpoints(state.index.endpoints(), &previous)
+        } else {
+            return;
+        };
+        if previous.revision == Revision(0) {
+            // An empty source is something to enforce, too.
+            next.revision = Revision(1);
+        }
+        if next.revision != previous.revision {
+            tracing::debug!(revision = next.revision.0, "snapshot published");
+            let next = Arc::new(next);
+            if state.synced {
+                self.durable.send_replace(Arc::clone(&next));
+            }
+            self.snapshots.send_replace(next);
+        }
+    }
+
+    fn scanned(&self, scanned: Result<Changes, ScanError>, errors: Vec<ObjectError>) {
+        let mut state = self.state();
+        match scanned {
+            Ok(changes) => {
+                for error in errors.iter().filter(|error| !state.errors.contains(error)) {
+                    tracing::warn!(
+                        file = %error.file.display(), line = error.line, field = error.field, object = error.object,
+                        message = error.message, "refused; the last good state stays"
+                    );
+                }
+                let changed = !state.synced || !changes.applied.is_empty() || !changes.deleted.is_empty();
+                for key in &changes.deleted {
+                    state.index.delete(key);
+                }
+                for object in changes.applied {
+                    state.index.apply(object);
+                }
+                state.errors = errors;
+                state.synced = true;
+                state.restored = None;
+                state.scan_error = None;
+                state.stale_since = None;
+                state.last_sync = Some(Timestamp::now());
+                if changed {
+                    self.publish(&mut state);
+                }
+            }
+            Err(error) => {
+                let text = error_chain(&error);
+                if state.scan_error.as_ref() != Some(&text) {
+                    tracing::error!(error = text, "source away; the last good state stays");
+                }
+                state.scan_error = Some(text);
+                state.stale_since.get_or_insert_with(Timestamp::now);
+            }
+        }
+    }
+}
+
+/// Reads the folder once; returns whether it could be read.
+async fn rescan(shared: &Arc<Shared>) -> bool {
+    let shared = Arc::clone(shared);
+    let scan = move || {
+        let Some(mut folder) = lock(&shared.folder) else {
+            return false;
+        };
+        let scanned = folder.scan();
+        let read = scanned.is_ok();
+        shared.scanned(scanned, folder.errors().to_vec());
+        read
+    };
+    task::spawn_blocking(scan).await.unwrap_or(false)
+}
+
+fn watcher(path: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
+    let changed = Arc::clone(changed);
+    let notify = move |event: notify::Result<notify::Event>| {
+        // Reading the folder is an access: reacting to it would never end.
+        if !matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_))) {
+            changed.notify_one();
+        }
+    };
+    let watch = || {
+        let mut watcher = notify::recommended_watcher(notify)?;
+        watcher.watch(path, RecursiveMode::Recursive)?;
+        Ok::<_, notify::Error>(watcher)
+    };
+    watch()
+        .inspect_err(|error| tracing::warn!(%error, "no notifications; the folder is read regularly"))
+        .ok()
+}
+
+/// Reads the folder whenever it changes, until the control plane is gone.
+async fn follow(
+    path: PathBuf,
+    shared: Weak<Shared>,
+    changed: Arc<Notify>,
+    watcher_: Option<RecommendedWatcher>,
+) {
+    let mut watching = watcher_;
+    let mut readable = true;
+    loop {
+        let pause = if readable && watching.is_some() {
+            RESCAN
+        } else {
+            RETRY
+        };
+        if time::timeout(pause, changed.notified()).await.is_ok() {
+            let until = Instant::now() + LONGEST_DEBOUNCE;
+            while Instant::now() < until && time::timeout(DEBOUNCE, changed.notified()).await.is_ok() {}
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        let was_readable = readable;
+        readable = rescan(&shared).await;
+        if !readable {
+            // A watch on a folder that went away does not see the one that takes its place.
+            watching = None;
+        } else if watching.is_none() || !was_readable {
+            watching = watcher(&path, &changed);
+            rescan(&shared).await;
+        }
+    }
+}
+
+/// Writes the newest snapshot whenever there is one.
+async fn persist(path: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    while snapshots.changed().await.is_ok() {
+        let snapshot = Arc::clone(&snapshots.borrow_and_update());
+        let path = path.clone();
+        let saved = task::spawn_blocking(move || restore::save(&path, &snapshot)).await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(error = error_chain(&error), "snapshot not persisted");
+        }
+    }
+}
