@@ -80,6 +80,10 @@ install_packages() {
   say "apt-get install $*"
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     -o Dpkg::Options::=--force-confold "$@"
+  # Not at the next boot either. Only one that was not there before: another's nginx is none of our business.
+  if [[ " $* " == *" nginx "* ]] && command -v systemctl >/dev/null; then
+    systemctl --quiet disable nginx.service || true
+  fi
 }
 
 main() {

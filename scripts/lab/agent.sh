@@ -46,6 +46,7 @@ agent_start() {
     [[ -e $file && -z $(pod_field "$file" registered) ]] || continue
     agent_register "$file"
   done
+  agent_sync
 }
 
 # Tells the agent of a pod, as a CNI plugin does.

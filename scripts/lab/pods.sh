@@ -112,7 +112,9 @@ STATE
   namespace_manifest "$namespace"
   pod_manifest "$file"
   services_refresh "$namespace"
-  if ((tell)) && agent_pid >/dev/null; then
+  if ! ((tell)); then
+    printf 'registered=never\n' >>"$file"
+  elif agent_pid >/dev/null; then
     agent_register "$file"
     agent_sync
   fi
