@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod event;
 pub mod flow;
+pub mod fragment;
 pub mod graph;
 pub mod interface;
 pub mod interface_table;

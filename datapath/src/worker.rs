@@ -13,7 +13,7 @@ use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use policy::{EndpointKey, Slot, Snapshot};
+use policy::{DropReason, EndpointKey, Slot, Snapshot};
 
 use crate::capture::Capture;
 use crate::counters::Counters;
@@ -196,6 +196,22 @@ pub struct Worker {
     level_sum: usize,
 }
 
+/// Hands queued packets to the kernel.
+fn flush(served: &mut Served, graph: &mut Graph) {
+    if let Err(error) = served.io.flush(graph.frames_mut()) {
+        // The device is going; its frames come back with `Reclaim`.
+        tracing::debug!(%error, slot = served.key.slot.0, "transmit");
+    }
+}
+
+/// Queues a packet for an interface; hands it back where the interface has its share of frames or its ring is full.
+fn queue(served: &mut Served, graph: &mut Graph, packet: Packet) -> Result<(), (Packet, DropReason)> {
+    if served.io.transmitting() + packet.frames() > MOST_TRANSMITTING {
+        return Err((packet, DropReason::FrameQuota));
+    }
+    served.io.transmit(graph.frames_mut(), packet).map_err(|packet| (packet, DropReason::TxFull))
+}
+
 impl Worker {
     /// A worker over `frames`, and its handle.
     ///
@@ -318,21 +334,17 @@ impl Worker {
             let position = self.position.get(receiver.slot.index()).copied().flatten();
             let served = position.and_then(|at| self.served.get_mut(usize::from(at))).filter(|s| s.key == receiver);
             let Some(served) = served else {
-                self.graph.undeliverable(packet, policy::DropReason::StaleEndpoint, receiver);
+                self.graph.undeliverable(packet, DropReason::StaleEndpoint, receiver);
                 continue;
             };
-            if served.io.transmitting() + packet.frames() > MOST_TRANSMITTING {
-                // Completions may be waiting: take them before the packet is given up.
-                if let Err(error) = served.io.flush(self.graph.frames_mut()) {
-                    tracing::debug!(%error, slot = served.key.slot.0, "transmit");
-                }
-            }
-            if served.io.transmitting() + packet.frames() > MOST_TRANSMITTING {
-                self.graph.undeliverable(packet, policy::DropReason::FrameQuota, receiver);
-                continue;
-            }
             let len = packet.len();
-            match served.io.transmit(self.graph.frames_mut(), packet) {
+            let mut queued = queue(served, &mut self.graph, packet);
+            if let Err((packet, _)) = queued {
+                // The kernel may have made room meanwhile: ask once before the packet is given up.
+                flush(served, &mut self.graph);
+                queued = queue(served, &mut self.graph, packet);
+            }
+            match queued {
                 Ok(()) => {
                     served.dirty = true;
                     if let Some(slot) = self.counters.slot(receiver.slot) {
@@ -340,14 +352,11 @@ impl Worker {
                         slot.tx_bytes.add(len as u64);
                     }
                 }
-                Err(packet) => self.graph.undeliverable(packet, policy::DropReason::TxFull, receiver),
+                Err((packet, reason)) => self.graph.undeliverable(packet, reason, receiver),
             }
         }
         for served in self.served.iter_mut().filter(|served| served.dirty) {
-            if let Err(error) = served.io.flush(self.graph.frames_mut()) {
-                // The device is going; its frames come back with `Reclaim`.
-                tracing::debug!(%error, slot = served.key.slot.0, "transmit");
-            }
+            flush(served, &mut self.graph);
             served.dirty = false;
         }
     }
@@ -358,7 +367,6 @@ impl Worker {
             return;
         }
         self.levelled_at = now_ns;
-        let frames = self.graph.frames_mut();
         for served in &mut self.served {
             if served.fewest > served.level * 7 / 8 {
                 let level = (served.level / 2).max(LEAST_POSTED);
@@ -366,12 +374,8 @@ impl Worker {
                 served.level = level;
             }
             served.fewest = usize::MAX;
-            served.io.refill(frames, served.level);
-            if served.io.transmitting() > 0
-                && let Err(error) = served.io.flush(frames)
-            {
-                tracing::debug!(%error, slot = served.key.slot.0, "transmit");
-            }
+            served.io.refill(self.graph.frames_mut(), served.level);
+            flush(served, &mut self.graph);
         }
     }
 
@@ -379,9 +383,7 @@ impl Worker {
     fn sleep(&mut self) -> io::Result<()> {
         let mut in_flight = false;
         for served in self.served.iter_mut().filter(|served| served.io.transmitting() > 0) {
-            if let Err(error) = served.io.flush(self.graph.frames_mut()) {
-                tracing::debug!(%error, slot = served.key.slot.0, "transmit");
-            }
+            flush(served, &mut self.graph);
             in_flight |= served.io.transmitting() > 0;
         }
         self.counters.sleeps.add(1);

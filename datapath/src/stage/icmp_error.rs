@@ -17,11 +17,17 @@ const PER_SECOND: u64 = 1000;
 const BURST: u64 = 100;
 
 /// How many ICMP errors the worker may still send.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ErrorBudget {
     /// Thousandths of an error.
     left: u64,
     refilled_at_ns: u64,
+}
+
+impl Default for ErrorBudget {
+    fn default() -> Self {
+        Self { left: BURST * 1000, refilled_at_ns: 0 }
+    }
 }
 
 impl ErrorBudget {

@@ -357,7 +357,8 @@ mod tests {
 
     #[test]
     fn forbidden_headers_are_refused() {
-        let refused: &[(&str, &[(u8, &[u8])])] = &[
+        type Extension<'a> = (u8, &'a [u8]);
+        let refused: &[(&str, &[Extension<'_>])] = &[
             ("hop-by-hop not first", &[(60, PAD), (0, PAD)]),
             ("hop-by-hop twice", &[(0, PAD), (0, PAD)]),
             ("routing type 0, used up", &[(43, &[0, 0, 0, 0, 0, 0, 0])]),

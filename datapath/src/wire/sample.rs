@@ -114,7 +114,7 @@ pub(super) fn fragment(v6: bool, protocol: Protocol, offset: u16, more: bool, pa
         raw_frame(V6, Protocol(44), &with_header)
     } else {
         let mut frame = raw_frame(V4, protocol, payload);
-        let [o0, o1] = (offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes();
+        let [o0, o1] = ((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes();
         change_v4(&mut frame, |header| {
             header[4..8].copy_from_slice(&[0xab, 0xcd, o0, o1])
         });

@@ -1,0 +1,238 @@
+//! What must not get through, one test per attack.
+
+use std::net::IpAddr;
+
+use policy::DropReason;
+use sluice_datapath::interface::MacAddr;
+use sluice_datapath::wire::tcp::TcpFlags;
+
+use crate::bed::*;
+use crate::forwarding::{arp_request, neighbour_solicitation};
+
+/// Sends a frame that must end here, for this reason and no other.
+fn dies(bed: &mut Bed, from: policy::EndpointKey, frame: &[u8], reason: DropReason) {
+    let before = bed.counters().dropped_total();
+    let reasons = bed.dropped(reason);
+    bed.inject(from, frame);
+    assert!(bed.got_nothing(), "{reason:?}: something came out");
+    assert_eq!(bed.counters().dropped_total(), before + 1, "{reason:?}: not dropped once");
+    assert_eq!(bed.dropped(reason), reasons + 1, "dropped for another reason than {reason:?}: {:?}", bed.events());
+    bed.assert_no_frame_lost();
+}
+
+fn packet_dies(bed: &mut Bed, from: policy::EndpointKey, packet: &[u8], reason: DropReason) {
+    let framed = if from.slot.is_endpoint() {
+        frame(Pod(from.slot.0).mac(), GATEWAY, packet)
+    } else {
+        frame(MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 1, 2]), packet)
+    };
+    dies(bed, from, &framed, reason);
+}
+
+#[test]
+fn spoofed_source_mac_and_addresses_are_dropped() {
+    let mut bed = Bed::new();
+    let good = udp(A.v4(), 1, B.v4(), 2, b"x");
+    dies(&mut bed, A.key(), &frame(C.mac(), GATEWAY, &good), DropReason::InvalidSourceIp);
+    packet_dies(&mut bed, A.key(), &udp(C.v4(), 1, B.v4(), 2, b"x"), DropReason::InvalidSourceIp);
+    packet_dies(&mut bed, A.key(), &udp(C.v6(), 1, B.v6(), 2, b"x"), DropReason::InvalidSourceIp);
+    let link_local = IpAddr::V6(A.mac().link_local());
+    packet_dies(&mut bed, A.key(), &udp(link_local, 1, B.v6(), 2, b"x"), DropReason::InvalidSourceIp);
+}
+
+#[test]
+fn link_local_address_of_a_pod_is_no_way_past_its_policy() {
+    let mut bed = Bed::new();
+    let link_local = IpAddr::V6(B.mac().link_local());
+    packet_dies(&mut bed, A.key(), &udp(A.v6(), 1, link_local, 2, b"x"), DropReason::Unroutable);
+    let outside: IpAddr = OUTSIDE6.parse().unwrap();
+    packet_dies(&mut bed, FORWARD, &udp(outside, 1, link_local, 2, b"x"), DropReason::Unroutable);
+}
+
+#[test]
+fn forged_arp_and_neighbour_discovery_are_dropped() {
+    let mut bed = Bed::new();
+    let (IpAddr::V4(a), IpAddr::V4(c)) = (A.v4(), C.v4()) else { unreachable!() };
+    let mut other_mac = arp_request(A.mac(), a.octets(), [10, 244, 0, 1]);
+    other_mac[22..28].copy_from_slice(&C.mac().0);
+    dies(&mut bed, A.key(), &other_mac, DropReason::ForgedNeighbour);
+    let other_ip = arp_request(A.mac(), c.octets(), [10, 244, 0, 1]);
+    dies(&mut bed, A.key(), &other_ip, DropReason::ForgedNeighbour);
+    let claims_other = neighbour_solicitation(A, C.mac());
+    dies(&mut bed, A.key(), &claims_other, DropReason::ForgedNeighbour);
+}
+
+#[test]
+fn rogue_router_advertisement_and_redirect_are_dropped() {
+    let mut bed = Bed::new();
+    for (kind, body) in [(134, vec![64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]), (137, vec![0; 36])] {
+        let mut packet = icmp(A.v6(), "ff02::1".parse().unwrap(), kind, 0, &body);
+        packet[7] = 255;
+        let framed = frame(A.mac(), MacAddr([0x33, 0x33, 0, 0, 0, 1]), &packet);
+        dies(&mut bed, A.key(), &framed, DropReason::ForbiddenIcmpv6);
+    }
+}
+
+#[test]
+fn address_of_a_local_endpoint_never_enters_from_outside() {
+    let mut bed = Bed::guarded(Allow::Plain);
+    for pair in [FORWARD, HOST] {
+        packet_dies(&mut bed, pair, &udp(A.v4(), 1, B.v4(), 5000, b"x"), DropReason::SpoofedEndpoint);
+    }
+}
+
+#[test]
+fn node_address_on_the_forward_pair_is_world_and_not_host() {
+    let mut bed = Bed::guarded(Allow::Plain);
+    let node: IpAddr = NODE.parse().unwrap();
+    let conn = Conn::between(FORWARD, node, B.key(), B.v4(), 5000);
+    packet_dies(&mut bed, FORWARD, &conn.from_client(TcpFlags::SYN, &[]), DropReason::PolicyDenied);
+    let events = bed.events();
+    let last = events.last().unwrap();
+    assert_eq!(last.source_identity, policy::Identity::WORLD);
+}
+
+#[test]
+fn multicast_and_broadcast_are_dropped() {
+    let mut bed = Bed::new();
+    packet_dies(&mut bed, A.key(), &udp(A.v4(), 1, "224.0.0.251".parse().unwrap(), 2, b"x"), DropReason::Multicast);
+    packet_dies(&mut bed, A.key(), &udp(A.v4(), 1, "255.255.255.255".parse().unwrap(), 2, b"x"), DropReason::Multicast);
+    let group = MacAddr([0xff; 6]);
+    dies(&mut bed, A.key(), &frame(A.mac(), group, &udp(A.v4(), 1, B.v4(), 2, b"x")), DropReason::Multicast);
+}
+
+#[test]
+fn icmp_error_forged_by_a_third_pod_is_dropped() {
+    let mut bed = Bed::new();
+    let mut conn = Conn::new(A, B, 80);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    let seen = bed.got_one(B.key());
+    let quote = [&[0; 4], &seen.packet()[..28]].concat();
+    packet_dies(&mut bed, C.key(), &icmp(C.v4(), A.v4(), 3, 3, &quote), DropReason::UnrelatedIcmp);
+    // The real party's error still passes.
+    bed.send(B.key(), &icmp(B.v4(), A.v4(), 3, 3, &quote));
+    bed.got_one(A.key());
+}
+
+#[test]
+fn icmp_error_about_no_flow_is_dropped() {
+    let mut bed = Bed::new();
+    let quoted = udp(A.v4(), 1, B.v4(), 2, b"never sent");
+    let quote = [&[0; 4], &quoted[..28]].concat();
+    packet_dies(&mut bed, B.key(), &icmp(B.v4(), A.v4(), 3, 3, &quote), DropReason::UnrelatedIcmp);
+}
+
+#[test]
+fn midstream_segment_begins_no_flow_and_its_pod_is_reset() {
+    let mut bed = Bed::guarded(get("/"));
+    let conn = Conn::new(A, B, 5000);
+    bed.send(A.key(), &conn.from_client(DATA, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert!(bed.got_one(A.key()).tcp().flags.has(TcpFlags::RST));
+    assert!(bed.got_nothing());
+    assert_eq!(bed.dropped(DropReason::Midstream), 1);
+}
+
+#[test]
+fn source_port_of_a_server_does_not_make_a_flow_a_reply() {
+    let mut bed = Bed::guarded(Allow::Plain);
+    let mut conn = Conn::new(C, B, 40_000);
+    conn.client.port = 5000;
+    let framed = conn.from_client(TcpFlags::SYN, &[]);
+    packet_dies(&mut bed, C.key(), &framed, DropReason::PolicyDenied);
+}
+
+#[test]
+fn reply_by_another_interface_is_dropped() {
+    let mut bed = Bed::new();
+    let outside: IpAddr = OUTSIDE.parse().unwrap();
+    bed.send(A.key(), &udp(A.v4(), 1000, outside, 53, b"query"));
+    bed.got_one(FORWARD);
+    packet_dies(&mut bed, HOST, &udp(outside, 53, A.v4(), 1000, b"answer"), DropReason::WrongInterface);
+}
+
+#[test]
+fn bad_checksum_is_dropped() {
+    let mut bed = Bed::new();
+    let mut packet = udp(A.v4(), 1, B.v4(), 2, b"x");
+    packet[26] ^= 0x55;
+    packet_dies(&mut bed, A.key(), &packet, DropReason::BadChecksum);
+    let mut packet = udp(A.v4(), 1, B.v4(), 2, b"x");
+    packet[10] ^= 1;
+    packet_dies(&mut bed, A.key(), &packet, DropReason::BadChecksum);
+}
+
+#[test]
+fn truncated_headers_are_dropped() {
+    let mut bed = Bed::new();
+    let conn = Conn::new(A, B, 80).from_client(TcpFlags::SYN, &[]);
+    let framed = frame(A.mac(), GATEWAY, &conn);
+    for len in 1..framed.len() {
+        let before = bed.counters().dropped_total();
+        bed.inject(A.key(), &framed[..len]);
+        assert!(bed.got_nothing(), "{len} bytes came out");
+        assert_eq!(bed.counters().dropped_total(), before + 1, "{len} bytes");
+    }
+    bed.assert_no_frame_lost();
+}
+
+#[test]
+fn ip_options_are_dropped() {
+    let mut bed = Bed::new();
+    let plain = udp(A.v4(), 1, B.v4(), 2, b"x");
+    let mut packet = [&plain[..20], &[0x83, 7, 4, 10, 0, 0, 1, 0], &plain[20..]].concat();
+    packet[0] = 0x47;
+    let len = u16::try_from(packet.len()).unwrap();
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    packet[10..12].fill(0);
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&packet[..28]).checksum();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet_dies(&mut bed, A.key(), &packet, DropReason::IpOptions);
+}
+
+#[test]
+fn chain_of_extension_headers_is_dropped() {
+    let mut bed = Bed::new();
+    let plain = udp(A.v6(), 1, B.v6(), 2, b"x");
+    let header = [60, 0, 1, 4, 0, 0, 0, 0];
+    let mut packet = plain[..40].to_vec();
+    packet[6] = 60;
+    for _ in 0..20 {
+        packet.extend_from_slice(&header);
+    }
+    packet.extend_from_slice(&[17, 0, 1, 4, 0, 0, 0, 0]);
+    packet.extend_from_slice(&plain[40..]);
+    let len = u16::try_from(packet.len() - 40).unwrap();
+    packet[4..6].copy_from_slice(&len.to_be_bytes());
+    packet_dies(&mut bed, A.key(), &packet, DropReason::InvalidExtensionHeader);
+}
+
+#[test]
+fn impossible_tcp_flags_are_dropped() {
+    let mut bed = Bed::new();
+    let conn = Conn::new(A, B, 80);
+    for flags in [0, 0x3, 0x6, 0x1, 0x29, 0x3f] {
+        let packet = conn.from_client(TcpFlags(flags), &[]);
+        packet_dies(&mut bed, A.key(), &packet, DropReason::InvalidTcp);
+    }
+}
+
+#[test]
+fn endpoint_without_a_compiled_policy_neither_sends_nor_receives() {
+    let mut bed = Bed::new();
+    let late = Pod(11);
+    bed.attach(late.config());
+    packet_dies(&mut bed, late.key(), &udp(late.v4(), 1, B.v4(), 2, b"x"), DropReason::EndpointNotReady);
+    packet_dies(&mut bed, A.key(), &udp(A.v4(), 1, late.v4(), 2, b"x"), DropReason::EndpointNotReady);
+}
+
+#[test]
+fn flows_beyond_an_endpoints_quota_are_dropped_and_others_go_on() {
+    let mut bed = Bed::with(sluice_datapath::graph::GraphConfig { flows_per_endpoint: 10, ..Default::default() });
+    for port in 0..10 {
+        bed.send(A.key(), &udp(A.v4(), 1000 + port, B.v4(), 53, b"x"));
+        bed.got_one(B.key());
+    }
+    packet_dies(&mut bed, A.key(), &udp(A.v4(), 2000, B.v4(), 53, b"x"), DropReason::FlowQuota);
+    bed.send(C.key(), &udp(C.v4(), 1000, B.v4(), 53, b"x"));
+    bed.got_one(B.key());
+}

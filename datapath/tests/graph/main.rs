@@ -1,0 +1,13 @@
+//! Whole-graph tests: packets go in and out by rings in memory, through the real worker, with real snapshots.
+//!
+//! - `bed`: a worker with pods, the two host pairs, and packets for them
+//! - `forwarding`: what reaches whom, and what a router does to it
+//! - `l7`: the HTTP gate on packets
+//! - `attacks`: what must not get through
+//! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
+
+mod attacks;
+mod bed;
+mod forwarding;
+mod l7;
+mod lifecycle;
