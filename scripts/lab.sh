@@ -62,7 +62,7 @@ Services
   nodeport del PORT
 
 Agent
-  agent start [-- FLAGS...] | stop | kill | restart [-- FLAGS...]
+  agent start [-- FLAGS...] | stop | kill | restart [-- FLAGS...] | cleanup
   apply FILE...                   put policies into the manifests folder and wait until all workers enforce them
   unapply FILE...                 take them out again, and wait
   sluice ARGS...                  the agent's command line tool, pointed at this lab's agent

@@ -16,7 +16,8 @@ agent_command() {
     stop) stop_process "$LAB_DIR/agent.pid" TERM ;;
     kill) stop_process "$LAB_DIR/agent.pid" KILL ;;
     restart) stop_process "$LAB_DIR/agent.pid" TERM; agent_start "$@" ;;
-    *) die "agent start|stop|kill|restart" ;;
+    cleanup) agent_cleanup ;;
+    *) die "agent start|stop|kill|restart|cleanup" ;;
   esac
 }
 
@@ -28,7 +29,7 @@ agent_start() {
   fi
   [[ -x $SLUICE ]] || die "no $SLUICE; run: cargo build --release -p sluice"
   (start_in_netns "$NODE_NS" "$SLUICE" --run-dir "$LAB_DIR/run" agent --manifests "$MANIFESTS" \
-    --bpffs "$LAB_DIR/bpf" --node-name "$NODE_NAME" --node-address "$NODE_IP4" \
+    --bpffs "$LAB_DIR/bpf" --node-name "$NODE_NAME" --node-address "$NODE_IP4" --node-address "$NODE_IP6" \
     --pod-cidr "$POD_CIDR4" --pod-cidr "$POD_CIDR6" "$@") >>"$LAB_DIR/agent.log" 2>&1 </dev/null 9>&- &
   record_process "$LAB_DIR/agent.pid" "$!" TERM
   disown
@@ -47,6 +48,13 @@ agent_start() {
     agent_register "$file"
   done
   agent_sync
+}
+
+# Takes sluice off the node; a later agent is told of all pods again.
+agent_cleanup() {
+  stop_process "$LAB_DIR/agent.pid" TERM
+  in_netns "$NODE_NS" "$SLUICE" --run-dir "$LAB_DIR/run" cleanup --bpffs "$LAB_DIR/bpf"
+  find "$LAB_DIR/pods" -type f -exec sed -i '/^registered=1$/d' {} +
 }
 
 # Tells the agent of a pod, as a CNI plugin does.
@@ -77,7 +85,7 @@ agent_sync() {
 }
 
 policy_apply() {
-  local file
+  local file problems
   (($#)) || die "apply FILE..."
   lock
   for file in "$@"; do
@@ -87,6 +95,12 @@ policy_apply() {
     replace_file "$MANIFESTS/policies/${file##*/}" <"$file"
   done
   agent_sync
+  agent_pid >/dev/null || return 0
+  for file in "$@"; do
+    problems=$(sluice_cli status -o json |
+      jq -r --arg file "policies/${file##*/}" '.source.problems[]? | select(contains($file))')
+    [[ -z $problems ]] || die "the agent refuses $file: $problems"
+  done
 }
 
 policy_unapply() {
