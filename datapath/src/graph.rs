@@ -16,6 +16,7 @@ use crate::conntrack::{Conntrack, EntryId, FlowDirection};
 use crate::counters::{Counters, Stage};
 use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::{FlowHasher, FlowKey};
+use crate::fragment::{FragmentLimits, FragmentTable, Released};
 use crate::interface::InterfaceConfig;
 use crate::interface_table::InterfaceTable;
 use crate::l7_flow::L7Flows;
@@ -106,6 +107,9 @@ pub struct Graph {
     pub(crate) interfaces: InterfaceTable,
     pub(crate) conntrack: Conntrack,
     pub(crate) translations: Translations,
+    pub(crate) fragments: FragmentTable<Transit>,
+    /// Scratch of the fragment stage.
+    pub(crate) released: Vec<Released<Transit>>,
     pub(crate) l7: L7Flows,
     pub(crate) errors: ErrorBudget,
     pub(crate) counters: Arc<Counters>,
@@ -136,6 +140,8 @@ impl Graph {
             interfaces: InterfaceTable::default(),
             conntrack: Conntrack::new(config.flows, config.flows_per_endpoint, hasher),
             translations: Translations::new(config.translations, seed),
+            fragments: FragmentTable::new(FragmentLimits::default()),
+            released: Vec::with_capacity(32),
             l7: L7Flows::new(config.l7_flows),
             errors: ErrorBudget::default(),
             counters,
@@ -191,12 +197,13 @@ impl Graph {
         self.interfaces.detach(key);
         let (translations, l7) = (&mut self.translations, &mut self.l7);
         self.conntrack.remove_endpoint(key, |entry| forget(translations, l7, entry));
+        stage::fragment::forget(self, key);
     }
 
     /// Frames that are held on purpose: early fragments.
     #[must_use]
     pub fn held_frames(&self) -> usize {
-        0
+        self.fragments.held_packets().map(|transit| transit.packet.frames()).sum()
     }
 
     /// Runs the stages over one batch from `sender`; what is to be sent goes to `outbox`, with its receiver.
@@ -220,6 +227,15 @@ impl Graph {
         self.batch = batch;
     }
 
+    /// Forgets the translation of a packet that begins no flow: nothing else would.
+    fn forget_unused(&mut self, transit: &Transit) {
+        if let Some(translated) = transit.translated
+            && self.conntrack.lookup(&transit.key, transit.hash).is_none()
+        {
+            self.translations.forget(transit.sender.slot, &translated.key, &translated.translation);
+        }
+    }
+
     /// Everything after the lookup, for one packet.
     fn judge(&mut self, transit: Transit, found: Found, outbox: &mut Vec<(EndpointKey, Packet)>) {
         if stage::parse::quoted(&transit.headers).is_some() {
@@ -231,6 +247,7 @@ impl Graph {
                 if refusal.reason == DropReason::Midstream {
                     stage::reset::answer_midstream(self, &transit, outbox);
                 }
+                self.forget_unused(&transit);
                 return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal);
             }
         };
@@ -238,9 +255,7 @@ impl Graph {
         let decided = match stage::policy::run(self, &transit, tracked) {
             Ok(decided) => decided,
             Err((source, destination, refusal)) => {
-                if let Some(translated) = transit.translated.filter(|_| tracked.entry.is_none()) {
-                    self.translations.forget(transit.sender.slot, &translated.key, &translated.translation);
-                }
+                self.forget_unused(&transit);
                 return self.refuse(transit, source, destination, refusal);
             }
         };
@@ -253,9 +268,10 @@ impl Graph {
     }
 
     /// Looks at the next places of every table and forgets what has expired.
-    pub fn expire(&mut self, budget: usize, _outbox: &mut Vec<(EndpointKey, Packet)>) {
+    pub fn expire(&mut self, budget: usize) {
         let (translations, l7) = (&mut self.translations, &mut self.l7);
         self.conntrack.sweep(self.clock.seconds(), budget, |entry| forget(translations, l7, entry));
+        stage::fragment::expire(self, budget);
         self.counters.flows.set(self.conntrack.len() as u64);
         self.counters.translations.set(self.translations.len() as u64);
         self.counters.l7_flows.set(self.l7.len() as u64);

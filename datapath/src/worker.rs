@@ -292,8 +292,7 @@ impl Worker {
         for position in 0..self.served.len() {
             received += self.serve(position);
         }
-        self.graph.expire(SWEEP_BUDGET, &mut self.outbox);
-        self.deliver();
+        self.graph.expire(SWEEP_BUDGET);
         self.level(clock.mono_ns);
         if received > 0 {
             self.idle = 0;

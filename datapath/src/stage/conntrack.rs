@@ -83,6 +83,8 @@ fn check_interface(entry: &Entry, direction: FlowDirection, sender: EndpointKey)
 /// The first packet of a flow; its entry is made when policy has allowed it.
 fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
     match transit.headers.l4 {
+        // The first fragment was judged before it and left no flow.
+        L4::LaterFragment => return Err(DropReason::FirstFragmentMissing.into()),
         L4::Tcp(tcp) if !tcp.flags.begins() => return Err(DropReason::Midstream.into()),
         L4::Icmp { body: IcmpBody::Echo(echo), .. } if !echo.is_request => {
             return Err(DropReason::UnrelatedIcmp.into());

@@ -1,10 +1,11 @@
 //! The stages of the graph: one file each. A stage reads and changes [`crate::graph::Graph`] and decides about one packet.
 //!
-//! Order: [`parse`] (with [`source_guard`] and [`neighbour`]), [`conntrack`], [`policy`], [`l7`], [`forward`]. Packets that the worker
+//! Order: [`parse`] (with [`source_guard`], [`neighbour`] and [`fragment`]), [`conntrack`], [`policy`], [`l7`], [`forward`]. Packets that the worker
 //! makes itself come from [`icmp_error`], [`reset`] and [`neighbour`].
 
 pub mod conntrack;
 pub mod forward;
+pub mod fragment;
 pub mod icmp_error;
 pub mod l7;
 pub mod neighbour;

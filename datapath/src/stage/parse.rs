@@ -69,8 +69,7 @@ pub fn run(
         translated: None,
     };
     if headers.fragment.is_some() {
-        let sender = transit.sender;
-        return unparsed(graph, transit.packet, sender, DropReason::FragmentUnsupported);
+        return super::fragment::run(graph, transit, batch);
     }
     match flow_key(&headers) {
         Ok(key) => translate(graph, transit, key, batch),
@@ -113,7 +112,7 @@ pub fn quoted(headers: &IpHeaders) -> Option<QuotedPacket> {
 }
 
 /// The flow that a packet names; an ICMP error names that of the packet it quotes.
-fn flow_key(headers: &IpHeaders) -> Result<FlowKey, DropReason> {
+pub(super) fn flow_key(headers: &IpHeaders) -> Result<FlowKey, DropReason> {
     let (source, destination) = match headers.l4 {
         L4::Tcp(_) | L4::Udp { .. } => headers.ports(),
         // One identifier on both sides: request and reply then have mirrored keys.

@@ -236,3 +236,94 @@ fn flows_beyond_an_endpoints_quota_are_dropped_and_others_go_on() {
     bed.send(C.key(), &udp(C.v4(), 1000, B.v4(), 53, b"x"));
     bed.got_one(B.key());
 }
+
+/// Cuts an IPv4 packet's payload into fragments of `size` bytes each (a multiple of 8).
+fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let payload = &packet[20..];
+    let count = payload.len().div_ceil(size);
+    (0..count).map(|n| {
+        let part = &payload[n * size..payload.len().min((n + 1) * size)];
+        fragment(packet, n * size, n + 1 < count, part)
+    }).collect()
+}
+
+fn fragment(packet: &[u8], offset: usize, more: bool, part: &[u8]) -> Vec<u8> {
+    let mut fragment = [&packet[..20], part].concat();
+    let len = u16::try_from(fragment.len()).unwrap();
+    fragment[2..4].copy_from_slice(&len.to_be_bytes());
+    fragment[4..6].copy_from_slice(&[0x12, 0x34]);
+    let field = u16::try_from(offset / 8).unwrap() | if more { 0x2000 } else { 0 };
+    fragment[6..8].copy_from_slice(&field.to_be_bytes());
+    fragment[10..12].fill(0);
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&fragment[..20]).checksum();
+    fragment[10..12].copy_from_slice(&sum.to_be_bytes());
+    fragment
+}
+
+#[test]
+fn fragments_follow_their_first_one_in_any_order() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        let mut bed = Bed::new();
+        let parts = fragments(&udp(A.v4(), 1000, B.v4(), 53, &[5; 2000]), 800);
+        assert_eq!(parts.len(), 3);
+        for n in order {
+            bed.send(A.key(), &parts[n]);
+        }
+        let got: usize = bed.got(B.key()).iter().map(|packet| packet.len() - 34).sum();
+        assert_eq!(got, 2008);
+        bed.assert_no_frame_lost();
+    }
+}
+
+#[test]
+fn fragments_of_a_denied_flow_are_dropped_with_it() {
+    let mut bed = Bed::guarded(Allow::Plain);
+    for part in fragments(&udp(A.v4(), 1000, B.v4(), 53, &[5; 2000]), 800) {
+        bed.send(A.key(), &part);
+    }
+    assert!(bed.got_nothing());
+    assert_eq!(bed.counters().dropped_total(), 3);
+}
+
+#[test]
+fn tiny_and_overlapping_fragments_are_dropped() {
+    let mut bed = Bed::new();
+    let tcp = Conn::new(A, B, 80).from_client(TcpFlags::SYN, &[]);
+    packet_dies(&mut bed, A.key(), &fragment(&tcp, 0, true, &tcp[20..28]), DropReason::TinyFragment);
+    packet_dies(&mut bed, A.key(), &fragment(&tcp, 8, false, &tcp[28..]), DropReason::TinyFragment);
+    let whole = udp(A.v4(), 1000, B.v4(), 53, &[5; 2000]);
+    bed.send(A.key(), &fragment(&whole, 0, true, &whole[20..820]));
+    bed.got_one(B.key());
+    packet_dies(&mut bed, A.key(), &fragment(&whole, 400, true, &whole[420..1220]), DropReason::FragmentOverlap);
+}
+
+#[test]
+fn early_fragments_that_wait_in_vain_hold_no_frames_after_their_sender_is_gone() {
+    let mut bed = Bed::new();
+    let parts = fragments(&udp(A.v4(), 1000, B.v4(), 53, &[5; 2000]), 800);
+    bed.send(A.key(), &parts[1]);
+    assert_eq!(bed.audit().held, 1);
+    bed.assert_no_frame_lost();
+    bed.detach(A.key());
+    assert_eq!(bed.audit().held, 0);
+    bed.assert_no_frame_lost();
+}
+
+#[test]
+fn fragment_on_an_http_flow_is_dropped() {
+    let mut bed = Bed::guarded(get("/"));
+    let mut conn = Conn::new(A, B, 5000);
+    conn.open(&mut bed);
+    let packet = conn.from_client(DATA, &[b'x'; 100]);
+    packet_dies(&mut bed, A.key(), &fragment(&packet, 0, true, &packet[20..84]), DropReason::FragmentUnsupported);
+}
+
+#[test]
+fn ack_to_a_service_begins_neither_flow_nor_translation() {
+    let mut bed = Bed::new();
+    bed.serve(&[B]);
+    let conn = Conn::between(A.key(), A.v4(), B.key(), VIP.parse().unwrap(), 80);
+    bed.send(A.key(), &conn.from_client(TcpFlags::ACK, &[]));
+    bed.turn();
+    assert_eq!((bed.counters().flows.get(), bed.counters().translations.get()), (0, 0));
+}
