@@ -14,6 +14,9 @@ use datapath::interface::MacAddr;
 use policy::{EndpointKey, PodName, Slot, SlotGeneration};
 use serde::{Deserialize, Serialize};
 
+/// Name of the file in the run directory.
+pub const FILE_NAME: &str = "endpoints.json";
+
 /// Version of the file's layout.
 const VERSION: u32 = 1;
 

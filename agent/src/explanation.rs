@@ -344,3 +344,141 @@ fn step(
         http,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use policy::{
+        Backend, EndpointKey, PolicyGeneration, Service, ServiceKey, ServiceTable, Slot, SlotGeneration,
+    };
+
+    use super::*;
+
+    fn snapshot() -> Snapshot {
+        let endpoint = |slot: u16, pod: &str, identity: u32| {
+            Some(Arc::new(EndpointPolicy {
+                key: EndpointKey {
+                    slot: Slot(slot),
+                    generation: SlotGeneration(1),
+                },
+                pod: pod.parse().unwrap(),
+                identity: Identity(identity),
+                generation: PolicyGeneration(1),
+                ingress: Default::default(),
+                egress: Default::default(),
+                http: Vec::new(),
+            }))
+        };
+        let key = ServiceKey {
+            addr: "10.96.0.7".parse().unwrap(),
+            port: 80,
+            protocol: Protocol::TCP,
+        };
+        let backend = |addr: &str| Backend {
+            addr: addr.parse().unwrap(),
+            port: 5000,
+        };
+        let service = Service {
+            name: "db/flask".into(),
+            key,
+            backends: vec![backend("10.1.0.5"), backend("10.1.0.99")],
+        };
+        let empty = Service {
+            name: "db/empty".into(),
+            key: ServiceKey { port: 81, ..key },
+            backends: Vec::new(),
+        };
+        Snapshot {
+            endpoints: Arc::new(vec![endpoint(8, "db/flask", 300), endpoint(9, "db/debug", 301)]),
+            services: Arc::new(ServiceTable::new([service, empty])),
+            ..Snapshot::default()
+        }
+    }
+
+    fn names() -> Names {
+        Names {
+            pods: [("10.1.0.5".parse().unwrap(), "db/flask".parse().unwrap())].into(),
+            ..Names::default()
+        }
+    }
+
+    fn ask(from: &str, to: &str, port: u16) -> Result<Vec<Explanation>, ExplanationError> {
+        let request = ExplanationRequest {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            port,
+            protocol: Protocol::TCP,
+            method: None,
+            path: None,
+        };
+        explain(&request, &snapshot(), &names())
+    }
+
+    #[test]
+    fn both_local_pods_are_asked_in_order() {
+        let explanation = &ask("db/debug", "db/flask", 5000).unwrap()[0];
+        let asked: Vec<_> = explanation
+            .steps
+            .iter()
+            .map(|s| (s.pod.to_string(), s.direction))
+            .collect();
+        assert_eq!(
+            asked,
+            [
+                ("db/debug".into(), Direction::Egress),
+                ("db/flask".into(), Direction::Ingress)
+            ]
+        );
+        assert_eq!(
+            (explanation.source.identity, explanation.destination.identity),
+            (301, 300)
+        );
+    }
+
+    #[test]
+    fn service_is_explained_for_every_backend_at_its_own_port() {
+        let explanations = ask("db/debug", "10.96.0.7", 80).unwrap();
+        assert_eq!(explanations.len(), 2);
+        assert!(
+            explanations
+                .iter()
+                .all(|e| e.service.as_deref() == Some("db/flask"))
+        );
+        assert!(explanations.iter().all(|e| e.destination.port == 5000));
+        // The second backend is no local pod: only the client's policy is asked here.
+        assert_eq!(
+            explanations.iter().map(|e| e.steps.len()).collect::<Vec<_>>(),
+            [2, 1]
+        );
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_their_field() {
+        let error = |result: Result<Vec<Explanation>, ExplanationError>| result.unwrap_err().to_string();
+        assert_eq!(
+            error(ask("db/x", "db/flask", 1)),
+            "from: pod db/x is not known on this node"
+        );
+        assert_eq!(
+            error(ask("world", "db/x", 1)),
+            "to: pod db/x is not known on this node"
+        );
+        assert_eq!(
+            error(ask("world", "10.96.0.7", 99)),
+            "to: 10.96.0.7 is a Service's address, but has no port 99/TCP"
+        );
+        assert_eq!(
+            error(ask("world", "10.96.0.7", 81)),
+            "to: service db/empty has no ready backend"
+        );
+    }
+
+    #[test]
+    fn subjects_read_back_as_they_are_written() {
+        for text in ["db/a", "10.0.0.1", "fd00::1", "host", "world"] {
+            assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
+        }
+        for text in ["", "db", "db/", "/a", "10.0.0"] {
+            assert!(text.parse::<Subject>().is_err(), "{text}");
+        }
+    }
+}

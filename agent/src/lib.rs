@@ -6,9 +6,12 @@
 
 pub mod api;
 pub mod capture;
+pub mod cli;
+pub mod command;
 pub mod endpoint_registry;
 pub mod explanation;
 pub mod flow_log;
 pub mod flow_record;
+pub mod metrics;
 pub mod names;
 pub mod node;

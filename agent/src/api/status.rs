@@ -70,15 +70,13 @@ pub struct DropCount {
     pub packets: u64,
 }
 
-/// Packets that passed one stage of the workers.
+/// Packets that entered one stage of the workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageCount {
     /// Name of the stage.
     pub stage: String,
     /// Packets that entered it.
     pub packets: u64,
-    /// Packets that it dropped.
-    pub dropped: u64,
 }
 
 /// Where the UMEM's frames are; the parts add up to `total`.

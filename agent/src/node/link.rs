@@ -41,7 +41,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkNetNsId(_) => link.peer_is_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => {
-                    link.is_veth = infos.iter().any(|info| *info == LinkInfo::Kind(InfoKind::Veth));
+                    link.is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
                 }
                 _ => {}
             }

@@ -1,0 +1,357 @@
+//! The command line of `sluice`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use datapath::interface::MacAddr;
+use ipnet::IpNet;
+use policy::{PodName, Protocol};
+
+use crate::capture::MAX_SNAPLEN;
+use crate::explanation::Subject;
+use crate::flow_record::FlowVerdict;
+
+/// Network policy at L3, L4 and L7 for the pods of a node, enforced inline: no sidecar, no proxy, no TCP termination.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice",
+    version,
+    propagate_version = true,
+    after_help = "\
+Getting started, as root:
+  sluice agent --manifests ./manifests            enforce the policies in a folder
+  sluice endpoint add --pod db/postgres --interface veth1a2b --ipv4 10.244.0.7 --mac 02:42:0a:f4:00:07
+  sluice status                                   what is enforced, and what was dropped why
+  sluice flows -f --verdict dropped               watch denials as they happen
+  sluice policy explain --from dummy/debug --to db/postgres --port 5432
+
+`sluice <command> --help` shows each command's options and examples."
+)]
+pub struct Cli {
+    /// Where the agent keeps its socket and state; give client commands the agent's own.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/sluice")]
+    pub run_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node
+    Agent(AgentArgs),
+    /// Show workers, endpoints, the policy revision and what is dropped why
+    Status(StatusArgs),
+    /// Put pods' interfaces under policy, or take them out
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Show the flow log: who talked to whom, and the verdict
+    Flows(FlowsArgs),
+    /// Ask what the policies in force say
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Write packets with their verdicts to a pcapng file
+    Capture(CaptureArgs),
+    /// Remove everything that sluice left on this node
+    Cleanup(CleanupArgs),
+}
+
+/// Form of output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs; streams have one object per line.
+    Json,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+/// `sluice agent`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The agent runs in the foreground and logs to standard error (RUST_LOG=debug for more). Policies are read from the folder and
+followed: a changed file is enforced at once, an invalid one is reported and its last good state stays in force.
+
+When the agent ends, however it ends, the pods under policy are cut off until it runs again; `sluice cleanup` sets them free.
+
+Example:
+  sluice agent --manifests /etc/sluice/manifests --pod-cidr 10.244.0.0/16 --node-address 192.0.2.10")]
+pub struct AgentArgs {
+    /// Folder of Kubernetes manifests (YAML, also in subfolders): Namespaces, Pods, Services, EndpointSlices and policies
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Where the XDP programs, their links and maps are pinned
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
+    pub bpffs: PathBuf,
+    /// Name of this node in Kubernetes [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// An address of this node; may be given several times
+    #[arg(long = "node-address", value_name = "IP")]
+    pub node_addresses: Vec<IpAddr>,
+    /// A range that pods have their addresses from: an address in it that is no known pod's never counts as `world`; may be
+    /// given several times
+    #[arg(long = "pod-cidr", value_name = "CIDR")]
+    pub pod_cidrs: Vec<IpNet>,
+    /// Where Prometheus finds /metrics
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9964")]
+    pub metrics_address: SocketAddr,
+    /// Worker threads
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1))]
+    pub workers: u16,
+    /// Packet buffers of 4 KiB each
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(256..=65_536))]
+    pub umem_frames: u32,
+    /// How long an idle worker spins before it sleeps, microseconds: more is lower latency and more CPU
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub spin_us: u32,
+    /// Set offloads and threaded NAPI at the pods' ends: two to four times the throughput
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub pod_tuning: Switch,
+}
+
+/// `sluice status`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 when the agent answers, 1 when it does not, or with --wait does not become ready in time.
+
+Examples:
+  sluice status
+  sluice status --wait --timeout 60               block until every endpoint's policy is enforced
+  sluice status -o json | jq '.drops'")]
+pub struct StatusArgs {
+    /// Wait until the agent answers and is ready
+    #[arg(long)]
+    pub wait: bool,
+    /// How long --wait waits, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "wait")]
+    pub timeout: u64,
+    /// Form of output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `sluice endpoint`
+#[derive(Debug, Subcommand)]
+pub enum EndpointCommand {
+    /// Put a pod's interface under policy; adding the same again is no error
+    #[command(after_help = "\
+From here on every packet that leaves the pod goes to sluice, and nothing else can send to it. Addresses are never learnt from
+packets: what the pod sends with others is dropped.
+
+Example:
+  sluice endpoint add --pod db/postgres --interface veth1a2b --ipv4 10.244.0.7 --ipv6 fd00:10:244::7 \\
+      --mac 02:42:0a:f4:00:07 --netns /run/netns/postgres")]
+    Add(EndpointAddArgs),
+    /// Take a pod's interface out of sluice's hands, as when the pod is deleted
+    Delete {
+        /// The pod
+        #[arg(long, value_name = "NAMESPACE/NAME")]
+        pod: PodName,
+    },
+    /// Show all endpoints
+    List {
+        /// Form of output
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+/// `sluice endpoint add`
+#[derive(Debug, Args)]
+pub struct EndpointAddArgs {
+    /// The pod
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: PodName,
+    /// The host's end of the pod's veth
+    #[arg(long, value_name = "NAME")]
+    pub interface: String,
+    /// The pod's IPv4 address
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "ipv6")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// The pod's IPv6 address
+    #[arg(long, value_name = "ADDRESS")]
+    pub ipv6: Option<Ipv6Addr>,
+    /// MAC address of the pod's end of the veth
+    #[arg(long, value_name = "MAC")]
+    pub mac: MacAddr,
+    /// A file of the pod's network namespace, for tuning the pod's end
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+}
+
+/// `sluice flows`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sluice flows -f                                 follow all verdicts
+  sluice flows -f --verdict dropped               follow denials only
+  sluice flows --last 50 --pod db/postgres
+  sluice flows -o json | jq 'select(.http)'       HTTP requests, one JSON object per line")]
+pub struct FlowsArgs {
+    /// Go on with new flows until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Begin with so many past records [default: 20, or 0 with --follow]
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Only flows with this verdict
+    #[arg(long, value_enum)]
+    pub verdict: Option<FlowVerdict>,
+    /// Only flows from or to this pod
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<PodName>,
+    /// Form of output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `sluice policy`
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Tell what would become of a flow, and which rule decides
+    #[command(after_help = "\
+Asks the tables that the workers use. Exit status: 0 when the flow would be forwarded, 2 when it would be dropped.
+
+Examples:
+  sluice policy explain --from dummy/debug --to db/postgres --port 5432
+  sluice policy explain --from db/debug --to db/flask-app --port 5000 --method GET --path /metrics
+  sluice policy explain --from world --to 10.96.0.7 --port 80        a Service: every backend is explained")]
+    Explain(ExplainArgs),
+}
+
+/// `sluice policy explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Who opens the flow: namespace/pod, an address, `host` or `world`
+    #[arg(long, value_name = "SUBJECT")]
+    pub from: Subject,
+    /// To whom: namespace/pod, an address (also of a Service), `host` or `world`
+    #[arg(long, value_name = "SUBJECT")]
+    pub to: Subject,
+    /// Destination port; for ICMP the type
+    #[arg(long, value_name = "N")]
+    pub port: u16,
+    /// TCP, UDP, SCTP, ICMP, ICMPv6 or a number
+    #[arg(long, value_name = "PROTOCOL", default_value = "TCP", value_parser = parse_protocol)]
+    pub protocol: Protocol,
+    /// Judge an HTTP request with this method [default: GET, if --path is given]
+    #[arg(long, value_name = "METHOD")]
+    pub method: Option<String>,
+    /// Judge an HTTP request with this path [default: /, if --method is given]
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// Form of output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `sluice capture`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+tcpdump on the node does not see this path. Each packet's comment tells the verdict and the drop reason.
+
+Examples:
+  sluice capture -w denied.pcapng --pod db/postgres --count 100
+  sluice capture -w - | tshark -r - -T fields -e ip.src -e ip.dst -e frame.comment")]
+pub struct CaptureArgs {
+    /// The file to write, `-` for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Bytes to keep of each packet
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_SNAPLEN, value_parser = clap::value_parser!(u32).range(14..=i64::from(MAX_SNAPLEN)))]
+    pub snaplen: u32,
+    /// End after so many packets
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Only packets from or to this local pod
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<PodName>,
+}
+
+/// `sluice cleanup`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Removes XDP programs, guards, interfaces, rules, routes and the run directory. Pods keep their connectivity, without any policy.
+Refused while an agent is running.")]
+pub struct CleanupArgs {
+    /// Where the agent pinned its programs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
+    pub bpffs: PathBuf,
+}
+
+/// `text` is no IP protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is none of TCP, UDP, SCTP, ICMP, ICMPv6, nor a number from 1 to 255")]
+pub struct ProtocolError {
+    /// What was given.
+    pub text: String,
+}
+
+fn parse_protocol(text: &str) -> Result<Protocol, ProtocolError> {
+    [
+        Protocol::TCP,
+        Protocol::UDP,
+        Protocol::SCTP,
+        Protocol::ICMP,
+        Protocol::ICMPV6,
+    ]
+    .into_iter()
+    .find(|protocol| protocol.name().eq_ignore_ascii_case(text))
+    .or_else(|| text.parse().ok().filter(|number| *number != 0).map(Protocol))
+    .ok_or_else(|| ProtocolError { text: text.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn protocols_are_read_by_name_and_number() {
+        assert_eq!(parse_protocol("udp"), Ok(Protocol::UDP));
+        assert_eq!(parse_protocol("ICMPv6"), Ok(Protocol::ICMPV6));
+        assert_eq!(parse_protocol("47"), Ok(Protocol(47)));
+        for text in ["", "0", "256", "tcpx"] {
+            assert!(parse_protocol(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoint_needs_an_address() {
+        let parse = |extra: &[&str]| {
+            let line = [
+                "sluice",
+                "endpoint",
+                "add",
+                "--pod",
+                "a/b",
+                "--interface",
+                "v",
+                "--mac",
+                "02:00:00:00:00:01",
+            ];
+            Cli::try_parse_from(line.iter().chain(extra))
+        };
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--ipv4", "10.0.0.1"]).is_ok());
+        assert!(parse(&["--ipv6", "fd00::1"]).is_ok());
+    }
+}

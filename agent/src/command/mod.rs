@@ -1,0 +1,82 @@
+//! What each client command does: ask the agent over its socket, show the answer.
+
+pub mod capture;
+pub mod cleanup;
+pub mod endpoint;
+pub mod explain;
+pub mod flows;
+pub mod status;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::cli::{Cli, Command, PolicyCommand};
+
+/// Runs one command.
+///
+/// # Errors
+/// Whatever there is to tell the user.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let run_dir = &cli.run_dir;
+    match cli.command {
+        Command::Agent(_) => anyhow::bail!("this build has no datapath"),
+        Command::Status(args) => status::run(run_dir, &args).await,
+        Command::Endpoint(command) => endpoint::run(run_dir, command).await,
+        Command::Flows(args) => flows::run(run_dir, args).await,
+        Command::Policy(PolicyCommand::Explain(args)) => explain::run(run_dir, args).await,
+        Command::Capture(args) => capture::run(run_dir, args).await,
+        Command::Cleanup(args) => cleanup::run(run_dir, &args).await,
+    }
+}
+
+/// Writes one line to standard output; `false` when nobody reads any more, as after `| head`.
+fn print_line(line: &str) -> anyhow::Result<bool> {
+    match writeln!(io::stdout(), "{line}") {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e).context("cannot write to standard output"),
+    }
+}
+
+/// Writes `value` as JSON on several lines.
+fn print_json(value: &impl Serialize) -> anyhow::Result<bool> {
+    print_line(&serde_json::to_string_pretty(value).context("cannot write JSON")?)
+}
+
+/// Columns of text, each as wide as its widest cell.
+fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let line: String = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}  ", width = *width))
+            .collect();
+        line.trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut header.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            vec!["db/postgres".to_owned(), "1".to_owned()],
+            vec!["a/b".to_owned(), "22".to_owned()],
+        ];
+        assert_eq!(
+            super::table(&["POD", "N"], &rows),
+            "POD          N\ndb/postgres  1\na/b          22"
+        );
+    }
+}

@@ -1,0 +1,135 @@
+//! `sluice status`
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::time::Instant;
+
+use super::{print_json, print_line, table};
+use crate::api::{Client, ClientError, Reply, Request, Status};
+use crate::cli::{Output, StatusArgs};
+
+/// How often `--wait` asks.
+const POLL: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    let status = loop {
+        let answer = ask(run_dir).await;
+        let is_final = match &answer {
+            Ok(status) => !args.wait || status.is_ready,
+            Err(_) => !args.wait,
+        };
+        if is_final || Instant::now() >= deadline {
+            break answer?;
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    match args.output {
+        Output::Text => print_line(&text(&status))?,
+        Output::Json => print_json(&status)?,
+    };
+    if args.wait && !status.is_ready {
+        bail!(
+            "not ready after {} s: {}",
+            args.timeout,
+            status.waits_for.join("; ")
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(run_dir: &Path) -> Result<Status, ClientError> {
+    match Client::ask(run_dir, &Request::Status).await? {
+        Reply::Status(status) => Ok(*status),
+        _ => Err(ClientError::Mismatch),
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = write(&mut out, status);
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn write(out: &mut String, status: &Status) -> std::fmt::Result {
+    let ready = if status.is_ready { "ready" } else { "NOT READY" };
+    writeln!(out, "sluice {} on {}: {ready}", status.version, status.node_name)?;
+    for reason in &status.waits_for {
+        writeln!(out, "  waits for {reason}")?;
+    }
+    let synced = if status.source.is_synced {
+        "in sync"
+    } else {
+        "not read yet"
+    };
+    writeln!(
+        out,
+        "Policies:   revision {}, {} ({synced})",
+        status.revision, status.source.location
+    )?;
+    for problem in &status.source.problems {
+        writeln!(out, "  refused: {problem}")?;
+    }
+    for worker in &status.workers {
+        writeln!(
+            out,
+            "Worker {}:   revision {}, {} received, {} transmitted, {}/{} flows",
+            worker.id,
+            worker.revision,
+            worker.received,
+            worker.transmitted,
+            worker.flows,
+            worker.flow_capacity
+        )?;
+        if worker.lost_events != 0 {
+            writeln!(out, "  {} flow events lost", worker.lost_events)?;
+        }
+    }
+    let frames = &status.frames;
+    writeln!(
+        out,
+        "Frames:     {} ({} free, {} in rings, {} held)",
+        frames.total, frames.free, frames.in_rings, frames.held
+    )?;
+    writeln!(out, "Node state: {} repairs", status.repairs)?;
+    for warning in &status.warnings {
+        writeln!(out, "  warning: {warning}")?;
+    }
+    writeln!(out, "Endpoints:  {}", status.endpoints.len())?;
+    if !status.endpoints.is_empty() {
+        writeln!(out, "{}", super::endpoint::text(&status.endpoints))?;
+    }
+    let dropped: u64 = status.drops.iter().map(|drop| drop.packets).sum();
+    writeln!(
+        out,
+        "Packets:    {} forwarded, {dropped} dropped",
+        status.forwarded
+    )?;
+    let mut drops: Vec<_> = status.drops.iter().collect();
+    drops.sort_by_key(|drop| std::cmp::Reverse(drop.packets));
+    let rows: Vec<_> = drops
+        .into_iter()
+        .map(|drop| {
+            let direction = match drop.direction {
+                Some(policy::Direction::Ingress) => "ingress",
+                Some(policy::Direction::Egress) => "egress",
+                None => "-",
+            };
+            vec![
+                drop.packets.to_string(),
+                format!("{} ({})", drop.reason, drop.code),
+                direction.to_owned(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        writeln!(out, "{}", table(&["DROPPED", "REASON", "DIRECTION"], &rows))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,449 @@
+//! Prometheus metrics over HTTP.
+//!
+//! Nothing is counted here: each scrape asks for the agent's [`Status`] and renders it, so that metrics and `sluice status`
+//! cannot disagree. `/healthz` answers 200 while the agent's state has an owner.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use policy::Direction;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::api::{AgentState, Command, Status};
+
+/// Connections at a time; further ones wait.
+const CONNECTIONS: usize = 16;
+
+/// Longest life of a connection.
+const CONNECTION_TIME: Duration = Duration::from_secs(30);
+
+/// OpenMetrics 1.0.0, section "Overall Structure".
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve metrics on {address}: {source}")]
+pub struct MetricsError {
+    /// The address asked for.
+    pub address: SocketAddr,
+    /// The reason.
+    pub source: io::Error,
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub struct MetricsServer {
+    listener: TcpListener,
+}
+
+impl MetricsServer {
+    /// Binds `address`.
+    ///
+    /// # Errors
+    /// [`MetricsError`].
+    pub async fn bind(address: SocketAddr) -> Result<Self, MetricsError> {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| MetricsError { address, source })?;
+        Ok(Self { listener })
+    }
+
+    /// The address bound, for port 0.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until dropped.
+    pub async fn serve(self, state: AgentState) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            // Never closed, so never an error.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a metrics client");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let state = state.clone();
+            tokio::spawn(async move {
+                let service = service_fn(|request| {
+                    let state = state.clone();
+                    async move { Ok::<_, Infallible>(answer(&request, &state).await) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(CONNECTION_TIME)
+                    .serve_connection(TokioIo::new(stream), service);
+                if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
+                    tracing::debug!(%error, "metrics client went away");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn answer<B>(request: &Request<B>, state: &AgentState) -> Response<Full<Bytes>> {
+    let is_metrics = request.uri().path() == "/metrics";
+    let (status, content_type, body) = if request.method() != Method::GET {
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "text/plain",
+            "only GET\n".to_owned(),
+        )
+    } else if !is_metrics && request.uri().path() != "/healthz" {
+        (StatusCode::NOT_FOUND, "text/plain", "try /metrics\n".to_owned())
+    } else {
+        match state.ask(Command::Status).await {
+            Ok(status) if is_metrics => (StatusCode::OK, OPEN_METRICS, render(status)),
+            Ok(_) => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+            Err(error) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "text/plain",
+                format!("{error}\n"),
+            ),
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static(content_type),
+    );
+    response
+}
+
+/// `status` in OpenMetrics text format.
+#[must_use]
+pub fn render(status: Status) -> String {
+    let mut registry = Registry::with_prefix("sluice");
+    registry.register_collector(Box::new(Scrape(status)));
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Scrape(Status);
+
+type Labels = Vec<(&'static str, String)>;
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    kind: MetricType,
+    name: &str,
+    help: &str,
+    values: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in values {
+        if labels.is_empty() {
+            return encode_value(kind, value, metric);
+        }
+        encode_value(kind, value, metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn encode_value(kind: MetricType, value: u64, metric: MetricEncoder<'_>) -> fmt::Result {
+    match kind {
+        MetricType::Counter => ConstCounter::new(value).encode(metric),
+        _ => ConstGauge::new(value).encode(metric),
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        use MetricType::{Counter, Gauge};
+        let status = &self.0;
+        let e = &mut encoder;
+        let single = |value: u64| [(Labels::new(), value)];
+
+        let drops = status.drops.iter().map(|drop| {
+            let direction = match drop.direction {
+                Some(Direction::Ingress) => "ingress",
+                Some(Direction::Egress) => "egress",
+                None => "none",
+            };
+            let labels = vec![
+                ("reason", drop.reason.clone()),
+                ("code", drop.code.to_string()),
+                ("direction", direction.to_owned()),
+            ];
+            (labels, drop.packets)
+        });
+        family(
+            e,
+            Counter,
+            "drops",
+            "Packets and requests dropped, by reason and policy direction",
+            drops,
+        )?;
+        family(
+            e,
+            Counter,
+            "forwarded_packets",
+            "Packets sent on",
+            single(status.forwarded),
+        )?;
+        let stages = status
+            .stages
+            .iter()
+            .map(|s| (vec![("stage", s.stage.clone())], s.packets));
+        family(
+            e,
+            Counter,
+            "stage_packets",
+            "Packets that entered a stage of the workers",
+            stages,
+        )?;
+
+        let pods = |value: fn(&crate::api::status::EndpointStatus) -> u64| {
+            status.endpoints.iter().map(move |endpoint| {
+                let pod = &endpoint.endpoint.spec.pod;
+                (
+                    vec![("namespace", pod.namespace.clone()), ("pod", pod.name.clone())],
+                    value(endpoint),
+                )
+            })
+        };
+        family(
+            e,
+            Counter,
+            "endpoint_forwarded_packets",
+            "Packets of a pod sent on",
+            pods(|p| p.forwarded),
+        )?;
+        family(
+            e,
+            Counter,
+            "endpoint_dropped_packets",
+            "Packets of a pod dropped",
+            pods(|p| p.dropped),
+        )?;
+        family(
+            e,
+            Gauge,
+            "endpoint_ready",
+            "Whether a pod's packets flow",
+            pods(|p| u64::from(p.is_ready)),
+        )?;
+        let count = u64::try_from(status.endpoints.len()).unwrap_or(u64::MAX);
+        family(e, Gauge, "endpoints", "Local pods under policy", single(count))?;
+
+        let workers = |value: fn(&crate::api::status::WorkerStatus) -> u64| {
+            status
+                .workers
+                .iter()
+                .map(move |w| (vec![("worker", w.id.to_string())], value(w)))
+        };
+        family(
+            e,
+            Counter,
+            "worker_received_packets",
+            "Packets received",
+            workers(|w| w.received),
+        )?;
+        family(
+            e,
+            Counter,
+            "worker_transmitted_packets",
+            "Packets transmitted",
+            workers(|w| w.transmitted),
+        )?;
+        family(
+            e,
+            Counter,
+            "worker_lost_events",
+            "Flow events lost",
+            workers(|w| w.lost_events),
+        )?;
+        family(
+            e,
+            Gauge,
+            "worker_revision",
+            "Revision that a worker enforces",
+            workers(|w| w.revision),
+        )?;
+        family(
+            e,
+            Gauge,
+            "conntrack_entries",
+            "Conntrack entries in use",
+            workers(|w| w.flows),
+        )?;
+        family(
+            e,
+            Gauge,
+            "conntrack_capacity",
+            "Conntrack entries there is room for",
+            workers(|w| w.flow_capacity),
+        )?;
+
+        let frames = &status.frames;
+        let frames = [
+            ("free", frames.free),
+            ("rings", frames.in_rings),
+            ("held", frames.held),
+        ];
+        let frames = frames.map(|(state, value)| (vec![("state", state.to_owned())], value));
+        family(e, Gauge, "frames", "UMEM frames by owner", frames)?;
+        family(
+            e,
+            Gauge,
+            "frames_capacity",
+            "UMEM frames",
+            single(status.frames.total),
+        )?;
+
+        family(
+            e,
+            Gauge,
+            "policy_revision",
+            "Revision published last",
+            single(status.revision),
+        )?;
+        let problems = u64::try_from(status.source.problems.len()).unwrap_or(u64::MAX);
+        family(
+            e,
+            Gauge,
+            "policy_problems",
+            "Objects that were refused",
+            single(problems),
+        )?;
+        family(
+            e,
+            Counter,
+            "node_repairs",
+            "Repairs of node state",
+            single(status.repairs),
+        )?;
+        family(
+            e,
+            Gauge,
+            "ready",
+            "Whether policies are enforced everywhere",
+            single(u64::from(status.is_ready)),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::api::status::{DropCount, WorkerStatus};
+
+    fn status() -> Status {
+        Status {
+            is_ready: true,
+            revision: 7,
+            forwarded: 41,
+            drops: vec![DropCount {
+                code: 133,
+                reason: "Policy denied".into(),
+                direction: Some(Direction::Ingress),
+                packets: 3,
+            }],
+            workers: vec![WorkerStatus {
+                id: 0,
+                revision: 6,
+                ..WorkerStatus::default()
+            }],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn metrics_show_what_status_shows() {
+        let text = render(status());
+        for line in [
+            r#"sluice_drops_total{reason="Policy denied",code="133",direction="ingress"} 3"#,
+            "sluice_forwarded_packets_total 41",
+            "sluice_policy_revision 7",
+            r#"sluice_worker_revision{worker="0"} 6"#,
+            "sluice_ready 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no `{line}` in:\n{text}");
+        }
+    }
+
+    async fn get(address: SocketAddr, request: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn scrape_asks_the_owner_and_other_paths_are_not_found() {
+        let (state, mut commands) = AgentState::new();
+        let server = MetricsServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = server.local_addr().unwrap();
+        let serving = tokio::spawn(server.serve(state));
+        let owner = tokio::spawn(async move {
+            while let Some(Command::Status(answer)) = commands.recv().await {
+                answer.send(status()).unwrap();
+            }
+        });
+        let ask = |method: &str, path: &str| {
+            format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        };
+        let answer = get(address, &ask("GET", "/metrics")).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK") && answer.contains("sluice_ready 1"),
+            "{answer}"
+        );
+        assert!(
+            get(address, &ask("GET", "/healthz"))
+                .await
+                .starts_with("HTTP/1.1 200")
+        );
+        assert!(get(address, &ask("GET", "/")).await.starts_with("HTTP/1.1 404"));
+        assert!(
+            get(address, &ask("POST", "/metrics"))
+                .await
+                .starts_with("HTTP/1.1 405")
+        );
+        owner.abort();
+        // The owner's end is dropped with it.
+        let _aborted = owner.await;
+        assert!(
+            get(address, &ask("GET", "/healthz"))
+                .await
+                .starts_with("HTTP/1.1 503")
+        );
+        serving.abort();
+    }
+}
