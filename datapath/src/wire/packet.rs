@@ -4,6 +4,8 @@
 //! conntrack tracks, or a fragment. The IPv4 header checksum is verified here; the L4 checksum needs the whole chain and is
 //! verified by [`IpHeaders::l4_checksum`]. Multicast, broadcast and source addresses are the callers' to judge.
 
+mod parser;
+
 use std::net::IpAddr;
 
 use policy::{DropReason, Protocol};
@@ -11,13 +13,12 @@ use policy::{DropReason, Protocol};
 use super::arp::ArpPacket;
 use super::checksum::{self, L4Checksum, Sum};
 use super::ethernet::{EtherType, Ethernet};
-use super::icmp::{Echo, Icmp, IcmpClass};
+use super::icmp::Echo;
 use super::ipv4::{FragmentInfo, Ipv4};
 use super::ipv6::Ipv6;
 use super::quoted::QuotedPacket;
-use super::tcp::{Tcp, TcpFlags};
-use super::udp::Udp;
-use super::{array_at, array_at_mut, ethernet, icmp, icmpv6, tcp, udp};
+use super::tcp::TcpFlags;
+use super::{array_at, array_at_mut, ethernet, icmp, tcp, udp};
 
 /// Headers of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,20 +131,7 @@ impl Headers {
     ///   discovery with a fragment header (RFC 6980, 5).
     #[inline]
     pub fn parse(linear: &[u8], total_len: usize) -> Result<Self, DropReason> {
-        let linear = linear.get(..total_len).unwrap_or(linear);
-        let ethernet = Ethernet::parse(linear)?;
-        let (_, packet) = linear
-            .split_at_checked(ethernet::HEADER_LEN)
-            .ok_or(DropReason::TruncatedHeader)?;
-        let available = total_len - ethernet::HEADER_LEN;
-        match ethernet.ethertype {
-            EtherType::IPV4 => parse_v4(ethernet, linear, packet, available).map(Self::Ip),
-            EtherType::IPV6 => parse_v6(ethernet, linear, packet, available).map(Self::Ip),
-            EtherType::ARP => {
-                ArpPacket::parse(packet).map(|packet| Self::Arp(ArpHeaders { ethernet, packet }))
-            }
-            _ => Err(DropReason::UnsupportedL3),
-        }
+        parser::parse(linear, total_len)
     }
 
     /// Link layer.
@@ -184,156 +172,7 @@ pub fn claimed_addresses(linear: &[u8]) -> Option<(IpAddr, IpAddr, Protocol)> {
     }
 }
 
-#[inline]
-fn parse_v4(
-    ethernet: Ethernet,
-    linear: &[u8],
-    packet: &[u8],
-    available: usize,
-) -> Result<IpHeaders, DropReason> {
-    let header = Ipv4::parse(packet, available)?;
-    if header.has_options() {
-        return Err(DropReason::IpOptions);
-    }
-    let fragment = header.fragment();
-    if let Some(fragment) = fragment {
-        fragment.check()?;
-    }
-    let headers = IpHeaders {
-        ethernet,
-        source: IpAddr::V4(header.source()),
-        destination: IpAddr::V4(header.destination()),
-        protocol: header.protocol(),
-        ttl: header.ttl(),
-        dont_fragment: header.dont_fragment(),
-        fragment,
-        l4: L4::LaterFragment,
-        l4_offset: 0,
-        payload_offset: 0,
-        ip_len: u32::try_from(header.total_len()).map_err(|_too_long| DropReason::InvalidPacket)?,
-    };
-    headers.with_l4(linear, header.header_len(), false)
-}
-
-#[inline]
-fn parse_v6(
-    ethernet: Ethernet,
-    linear: &[u8],
-    packet: &[u8],
-    available: usize,
-) -> Result<IpHeaders, DropReason> {
-    let header = Ipv6::parse(packet, available)?;
-    let upper = header.upper_layer(packet)?;
-    let headers = IpHeaders {
-        ethernet,
-        source: IpAddr::V6(header.source()),
-        destination: IpAddr::V6(header.destination()),
-        protocol: upper.protocol,
-        ttl: header.hop_limit(),
-        dont_fragment: true,
-        fragment: upper.fragment,
-        l4: L4::LaterFragment,
-        l4_offset: 0,
-        payload_offset: 0,
-        ip_len: u32::try_from(header.total_len()).map_err(|_too_long| DropReason::InvalidPacket)?,
-    };
-    headers.with_l4(linear, upper.offset, upper.has_fragment_header)
-}
-
 impl IpHeaders {
-    /// Adds the transport header that begins `l4` bytes behind the IP header's start.
-    #[inline]
-    fn with_l4(mut self, linear: &[u8], l4: usize, has_fragment_header: bool) -> Result<Self, DropReason> {
-        let l4_offset = ethernet::HEADER_LEN + l4;
-        self.l4_offset = u16::try_from(l4_offset).map_err(|_too_far| DropReason::TruncatedHeader)?;
-        self.payload_offset = self.l4_offset;
-        if let Some(fragment) = self.fragment {
-            if fragment.offset == 8 {
-                return Err(DropReason::TinyFragment);
-            }
-            if !fragment.is_first() {
-                return Ok(self);
-            }
-        }
-        // Bytes behind the packet's end are padding and no part of it.
-        let end = self.frame_len().min(linear.len());
-        let bytes = linear.get(l4_offset..end).ok_or(DropReason::TruncatedHeader)?;
-        let header_len = self
-            .parse_l4(linear, bytes, has_fragment_header)
-            .map_err(|reason| {
-                let is_tiny = reason == DropReason::TruncatedHeader && self.fragment.is_some();
-                if is_tiny { DropReason::TinyFragment } else { reason }
-            })?;
-        self.payload_offset =
-            u16::try_from(l4_offset + header_len).map_err(|_too_far| DropReason::TruncatedHeader)?;
-        Ok(self)
-    }
-
-    /// Reads the transport header from `bytes`, the linear part of the IP payload; returns its length.
-    #[inline]
-    fn parse_l4(
-        &mut self,
-        linear: &[u8],
-        bytes: &[u8],
-        has_fragment_header: bool,
-    ) -> Result<usize, DropReason> {
-        let l4_len = self.l4_len();
-        match (self.protocol, self.source) {
-            (Protocol::TCP, _) => {
-                let view = Tcp::parse(bytes, l4_len)?;
-                self.l4 = L4::Tcp(TcpHeader {
-                    source_port: view.source_port(),
-                    destination_port: view.destination_port(),
-                    seq: view.seq(),
-                    ack: view.ack(),
-                    flags: view.flags(),
-                    window: view.window(),
-                });
-                Ok(view.header_len())
-            }
-            (Protocol::UDP, _) => {
-                let view = Udp::parse(bytes, l4_len, self.fragment.is_some())?;
-                self.l4 = L4::Udp {
-                    source_port: view.source_port(),
-                    destination_port: view.destination_port(),
-                };
-                Ok(udp::HEADER_LEN)
-            }
-            (Protocol::ICMP, IpAddr::V4(_)) | (Protocol::ICMPV6, IpAddr::V6(_)) => {
-                let view = Icmp::parse(bytes, l4_len)?;
-                let class = if self.is_v6() {
-                    icmpv6::class(&view)
-                } else {
-                    view.class()
-                };
-                let body = match class {
-                    IcmpClass::Echo(echo) => IcmpBody::Echo(echo),
-                    IcmpClass::Error if self.fragment.is_some() => {
-                        return Err(DropReason::FragmentUnsupported);
-                    }
-                    IcmpClass::Error => {
-                        let inside = linear.get(..self.frame_len()).unwrap_or(linear);
-                        let offset = self.l4_offset() + icmp::HEADER_LEN;
-                        IcmpBody::Error(QuotedPacket::parse(inside, offset, self.is_v6())?)
-                    }
-                    IcmpClass::RefusedError => return Err(DropReason::UnrelatedIcmp),
-                    IcmpClass::NeighbourDiscovery if has_fragment_header => {
-                        return Err(DropReason::ForbiddenIcmpv6);
-                    }
-                    IcmpClass::NeighbourDiscovery => IcmpBody::NeighbourDiscovery,
-                    IcmpClass::Other => IcmpBody::Other,
-                };
-                self.l4 = L4::Icmp {
-                    kind: view.kind(),
-                    code: view.code(),
-                    body,
-                };
-                Ok(icmp::HEADER_LEN)
-            }
-            _ => Err(DropReason::UnknownL4),
-        }
-    }
-
     /// Whether the packet is IPv6.
     #[inline]
     #[must_use]
