@@ -220,7 +220,7 @@ proptest! {
             };
             prop_assert_eq!((packet.msg_type(), packet.msg_code()), expected);
             if which == 0 {
-                prop_assert_eq!(super::icmp::next_hop_mtu(l4), Some(u16::try_from(mtu).unwrap_or(u16::MAX)));
+                prop_assert_eq!([l4[4], l4[5], l4[6], l4[7]], u32::to_be_bytes(mtu.min(0xffff)));
             }
         }
         // And sluice itself reads what it writes.

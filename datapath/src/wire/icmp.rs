@@ -2,8 +2,6 @@
 
 use policy::DropReason;
 
-use super::array_at;
-
 /// Length of the header, bytes; in errors the quoted packet follows.
 pub const HEADER_LEN: usize = 8;
 
@@ -123,16 +121,6 @@ impl<'a> Icmp<'a> {
     }
 }
 
-/// MTU told by an ICMPv4 fragmentation-needed message (RFC 1191, 4), bytes; zero from routers that do not tell.
-#[inline]
-#[must_use]
-pub fn next_hop_mtu(message: &[u8]) -> Option<u16> {
-    match message {
-        [kind::UNREACHABLE, 4, ..] => array_at(message, 6).map(|mtu| u16::from_be_bytes(*mtu)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
@@ -171,12 +159,5 @@ mod tests {
     fn short_message_is_truncated() {
         assert_eq!(Icmp::parse(&[8; 8], 7).err(), Some(DropReason::TruncatedHeader));
         assert_eq!(Icmp::parse(&[8; 7], 8).err(), Some(DropReason::TruncatedHeader));
-    }
-
-    #[test]
-    fn mtu_is_read_from_fragmentation_needed_only() {
-        assert_eq!(next_hop_mtu(&[3, 4, 0, 0, 0, 0, 5, 0xdc]), Some(1500));
-        assert_eq!(next_hop_mtu(&[3, 3, 0, 0, 0, 0, 5, 0xdc]), None);
-        assert_eq!(next_hop_mtu(&[3, 4, 0]), None);
     }
 }

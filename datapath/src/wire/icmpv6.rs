@@ -44,16 +44,6 @@ pub fn class(message: &Icmp<'_>) -> IcmpClass {
     }
 }
 
-/// MTU told by a packet-too-big message (RFC 4443, 3.2), bytes.
-#[inline]
-#[must_use]
-pub fn path_mtu(message: &[u8]) -> Option<u32> {
-    match message {
-        [kind::PACKET_TOO_BIG, _, _, _, m0, m1, m2, m3, ..] => Some(u32::from_be_bytes([*m0, *m1, *m2, *m3])),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::indexing_slicing, reason = "offsets into bytes that the test made")]
@@ -90,12 +80,5 @@ mod tests {
             };
             assert_eq!(of(kind), expected, "{kind}");
         }
-    }
-
-    #[test]
-    fn mtu_is_read_from_packet_too_big_only() {
-        assert_eq!(path_mtu(&[2, 0, 0, 0, 0, 0, 5, 0]), Some(1280));
-        assert_eq!(path_mtu(&[1, 0, 0, 0, 0, 0, 5, 0]), None);
-        assert_eq!(path_mtu(&[2, 0, 0]), None);
     }
 }
