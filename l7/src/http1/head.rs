@@ -283,7 +283,7 @@ pub(crate) fn parse_fields<'a>(bytes: &'a [u8], line: ParsedLine<'a>) -> Result<
                 }
             }
             Field::Connection => options.add(field.value)?,
-            Field::Upgrade => return Err(HeadError::Upgrade),
+            Field::Upgrade => options.upgrade = true,
         }
     }
     match (host, line.target.authority) {
@@ -297,6 +297,10 @@ pub(crate) fn parse_fields<'a>(bytes: &'a [u8], line: ParsedLine<'a>) -> Result<
         (None, true) => Framing::Chunked,
         (length, false) => Framing::Length(length.unwrap_or(0)),
     };
+    // Last, because it is the only rule that a well-formed head breaks.
+    if options.upgrade {
+        return Err(HeadError::Upgrade);
+    }
     let is_persistent = !options.close && (line.version == Version::Http11 || options.keep_alive);
     Ok(Head {
         line,
@@ -331,6 +335,7 @@ fn host_value(value: &[u8]) -> Result<&[u8], HeadError> {
 struct ConnectionOptions {
     close: bool,
     keep_alive: bool,
+    upgrade: bool,
 }
 
 impl ConnectionOptions {
@@ -342,7 +347,7 @@ impl ConnectionOptions {
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
             } else if option.eq_ignore_ascii_case(b"upgrade") {
-                return Err(HeadError::Upgrade);
+                self.upgrade = true;
             } else if [&b"content-length"[..], b"transfer-encoding", b"host", b"expect"]
                 .iter()
                 .any(|name| option.eq_ignore_ascii_case(name))
