@@ -3,7 +3,7 @@
 //! Invariants: nothing is published before the source has been read once or a persisted snapshot is loaded; a source that goes away
 //! changes nothing that is enforced; when [`ControlHandle::endpoint_add`] returns, the published snapshot knows the endpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -232,6 +232,24 @@ impl ControlHandle {
         let mut state = self.shared.state();
         state.index.delete_endpoint(key);
         self.shared.publish(&mut state);
+    }
+
+    /// Reads the source now and returns the revision that is in force with it; an unreadable source changes nothing.
+    pub async fn rescan(&self) -> Revision {
+        rescan(&self.shared).await;
+        self.shared.snapshots.borrow().revision
+    }
+
+    /// The pods that are known, by address; local endpoints outrank objects.
+    #[must_use]
+    pub fn pod_addresses(&self) -> HashMap<IpAddr, PodName> {
+        let state = self.shared.state();
+        let objects = state.index.pods().iter().map(|(name, pod)| (name, &pod.pod.addresses));
+        let local = state.index.endpoints().values().map(|endpoint| (&endpoint.pod, &endpoint.addresses));
+        objects
+            .chain(local)
+            .flat_map(|(name, addresses)| addresses.iter().map(move |addr| (*addr, name.clone())))
+            .collect()
     }
 
     /// State of the source.

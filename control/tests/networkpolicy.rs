@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use sluice_control::object::{self, Decoded, Kind, ObjectKey};
-use sluice_control::{Index, IndexConfig, LocalEndpoint, compile};
 use policy::{Direction, EndpointKey, PodName, Protocol, Slot, SlotGeneration, Snapshot};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sluice_control::object::{self, Decoded, Kind, ObjectKey};
+use sluice_control::{Index, IndexConfig, LocalEndpoint, compile};
 
 #[derive(Deserialize)]
 struct Case {
@@ -26,7 +26,10 @@ struct Step {
 fn port(text: &str) -> (Protocol, u16) {
     let (protocol, port) = text.split_once('/').expect("PROTOCOL/port");
     let known = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
-    let protocol = known.into_iter().find(|p| p.name() == protocol).expect("protocol");
+    let protocol = known
+        .into_iter()
+        .find(|p| p.name() == protocol)
+        .expect("protocol");
     (protocol, port.parse().expect("port"))
 }
 
@@ -40,15 +43,29 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
-        let config = IndexConfig { cluster_name: "default".into(), ..IndexConfig::default() };
-        let mut cluster = Self { index: Index::new(config), pods: BTreeMap::new(), slots: 8 };
+        let config = IndexConfig {
+            cluster_name: "default".into(),
+            ..IndexConfig::default()
+        };
+        let mut cluster = Self {
+            index: Index::new(config),
+            pods: BTreeMap::new(),
+            slots: 8,
+        };
         let mut host = 0;
         for namespace in ["x", "y", "z"] {
             cluster.namespace(namespace, &json!({"ns": namespace}));
             for name in ["a", "b", "c"] {
                 host += 1;
                 let addr = IpAddr::from([192, 168, 1, host]);
-                cluster.pod(PodName { namespace: namespace.into(), name: name.into() }, addr, json!({"pod": name}));
+                cluster.pod(
+                    PodName {
+                        namespace: namespace.into(),
+                        name: name.into(),
+                    },
+                    addr,
+                    json!({"pod": name}),
+                );
             }
         }
         cluster
@@ -62,7 +79,9 @@ impl Cluster {
     }
 
     fn namespace(&mut self, name: &str, labels: &Value) {
-        self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}));
+        self.apply(
+            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}),
+        );
     }
 
     fn pod(&mut self, name: PodName, addr: IpAddr, labels: Value) {
@@ -73,8 +92,10 @@ impl Cluster {
                 "containerPort": port,
             })
         };
-        let ports: Vec<Value> =
-            ["TCP", "UDP", "SCTP"].iter().flat_map(|p| [port(p, 80), port(p, 81)]).collect();
+        let ports: Vec<Value> = ["TCP", "UDP", "SCTP"]
+            .iter()
+            .flat_map(|p| [port(p, 80), port(p, 81)])
+            .collect();
         self.apply(&json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"namespace": name.namespace, "name": name.name, "labels": labels},
@@ -82,19 +103,33 @@ impl Cluster {
             "status": {"podIPs": [{"ip": addr}]},
         }));
         if self.pods.insert(name.clone(), (addr, labels)).is_none() {
-            let key = EndpointKey { slot: Slot(self.slots), generation: SlotGeneration(1) };
+            let key = EndpointKey {
+                slot: Slot(self.slots),
+                generation: SlotGeneration(1),
+            };
             self.slots += 1;
-            self.index.apply_endpoint(LocalEndpoint { key, pod: name, addresses: vec![addr] });
+            self.index.apply_endpoint(LocalEndpoint {
+                key,
+                pod: name,
+                addresses: vec![addr],
+            });
         }
     }
 
     fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
-        self.index.delete(&ObjectKey { kind, namespace: namespace.into(), name: name.into() });
+        self.index.delete(&ObjectKey {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        });
     }
 
     fn act(&mut self, action: &str, value: &Value) {
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        let name = PodName { namespace: text("Namespace"), name: text("Pod") };
+        let name = PodName {
+            namespace: text("Namespace"),
+            name: text("Pod"),
+        };
         match action {
             "CreatePolicy" | "UpdatePolicy" => {
                 // Some cases leave out what the API they were sent to implies.
@@ -106,12 +141,21 @@ impl Cluster {
             "DeletePolicy" => self.delete(Kind::NetworkPolicy, &text("Namespace"), &text("Name")),
             "CreateNamespace" | "SetNamespaceLabels" => self.namespace(&text("Namespace"), &value["Labels"]),
             "DeleteNamespace" => {
-                let gone: Vec<PodName> =
-                    self.pods.keys().filter(|pod| pod.namespace == text("Namespace")).cloned().collect();
+                let gone: Vec<PodName> = self
+                    .pods
+                    .keys()
+                    .filter(|pod| pod.namespace == text("Namespace"))
+                    .cloned()
+                    .collect();
                 for pod in gone {
                     self.pods.remove(&pod);
                     self.delete(Kind::Pod, &pod.namespace, &pod.name);
-                    let key = self.index.endpoints().values().find(|e| e.pod == pod).map(|e| e.key);
+                    let key = self
+                        .index
+                        .endpoints()
+                        .values()
+                        .find(|e| e.pod == pod)
+                        .map(|e| e.key);
                     self.index.delete_endpoint(key.expect("attached"));
                 }
                 self.delete(Kind::Namespace, "", &text("Namespace"));
@@ -128,9 +172,21 @@ impl Cluster {
         }
     }
 
-    fn is_allowed(&self, snapshot: &Snapshot, from: &PodName, to: &PodName, protocol: Protocol, port: u16) -> bool {
+    fn is_allowed(
+        &self,
+        snapshot: &Snapshot,
+        from: &PodName,
+        to: &PodName,
+        protocol: Protocol,
+        port: u16,
+    ) -> bool {
         let policy = |pod: &PodName| {
-            let endpoint = self.index.endpoints().values().find(|e| e.pod == *pod).expect("attached");
+            let endpoint = self
+                .index
+                .endpoints()
+                .values()
+                .find(|e| e.pod == *pod)
+                .expect("attached");
             snapshot.endpoint(endpoint.key).expect("compiled")
         };
         let identity = |pod: &PodName| snapshot.ipcache.lookup(self.pods[pod].0);
@@ -154,8 +210,13 @@ fn every_case_of_the_truth_tables_is_decided_as_upstream_decides_it() {
                 cluster.act(action, value);
             }
             snapshot = compile::compile(&cluster.index, &snapshot);
-            let pods: Vec<PodName> = step.rows.keys().map(|pod| pod.parse().expect("namespace/name")).collect();
-            let known = pods.len() == cluster.pods.len() && pods.iter().all(|pod| cluster.pods.contains_key(pod));
+            let pods: Vec<PodName> = step
+                .rows
+                .keys()
+                .map(|pod| pod.parse().expect("namespace/name"))
+                .collect();
+            let known =
+                pods.len() == cluster.pods.len() && pods.iter().all(|pod| cluster.pods.contains_key(pod));
             assert!(known, "{}: step {number} has other pods", case.description);
             for (from, row) in pods.iter().zip(step.rows.values()) {
                 for (to, word) in pods.iter().zip(row.split(' ')).filter(|(to, _)| *to != from) {
@@ -165,13 +226,21 @@ fn every_case_of_the_truth_tables_is_decided_as_upstream_decides_it() {
                         let expected = digit == '1';
                         if cluster.is_allowed(&snapshot, from, to, protocol, port) != expected {
                             let flow = format!("{from} -> {to} {}/{port}", protocol.name());
-                            wrong.push(format!("{}: step {number}: {flow} must be {expected}", case.description));
+                            wrong.push(format!(
+                                "{}: step {number}: {flow} must be {expected}",
+                                case.description
+                            ));
                         }
                     }
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{} of {graded} differ:\n{}", wrong.len(), wrong[..wrong.len().min(40)].join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {graded} differ:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(40)].join("\n")
+    );
     assert_eq!(graded, 51708, "verdicts graded");
 }

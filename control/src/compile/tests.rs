@@ -1,1 +1,1035 @@
+//! YAML in, decisions out. Every flow is asked twice: of the compiled snapshot and of `explain`; both must agree.
 
+use policy::{Decision, DropReason, HttpRequest, ServiceLookup, Slot, SlotGeneration};
+
+use super::*;
+use crate::explain::{SideVerdict, explain};
+use crate::index::{IndexConfig, LocalEndpoint};
+use crate::manifest::{self, Document};
+use crate::object::{Kind, ObjectKey};
+
+/// A node on which every pod of `yaml` is local.
+struct World {
+    index: Index,
+    snapshot: Snapshot,
+}
+
+/// What may pass between two pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    Allowed,
+    Http,
+    Dropped(DropReason),
+}
+
+use Seen::{Allowed, Http};
+const DENIED: Seen = Seen::Dropped(DropReason::PolicyDenied);
+const DENY_RULE: Seen = Seen::Dropped(DropReason::PolicyDenyRule);
+
+impl World {
+    fn new(yaml: &str) -> Self {
+        let config = IndexConfig {
+            node_name: "node-1".into(),
+            node_addresses: vec!["172.18.0.2".parse().expect("address")],
+            pod_cidrs: vec!["10.1.0.0/16".parse().expect("net")],
+            cluster_name: "default".into(),
+        };
+        let mut world = Self {
+            index: Index::new(config),
+            snapshot: Snapshot::default(),
+        };
+        world.apply(yaml);
+        let pods: Vec<(PodName, Vec<IpAddr>)> = world
+            .index
+            .pods()
+            .iter()
+            .filter(|(_, indexed)| !indexed.pod.addresses.is_empty())
+            .map(|(name, indexed)| (name.clone(), indexed.pod.addresses.clone()))
+            .collect();
+        for (slot, (pod, addresses)) in (8..).zip(pods) {
+            world.index.apply_endpoint(LocalEndpoint {
+                key: key(slot),
+                pod,
+                addresses,
+            });
+        }
+        world.compile();
+        world
+    }
+
+    fn compile(&mut self) {
+        self.snapshot = compile(&self.index, &self.snapshot);
+    }
+
+    fn apply(&mut self, yaml: &str) {
+        for document in manifest::parse(yaml, "default") {
+            match document {
+                Document::Object { object, .. } => self.index.apply(*object),
+                Document::Invalid { key, faults } => panic!("{key:?}: {faults:#?}"),
+            }
+        }
+        self.compile();
+    }
+
+    fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
+        self.index.delete(&ObjectKey {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        });
+        self.compile();
+    }
+
+    fn policy(&self, pod: &str) -> &Arc<EndpointPolicy> {
+        let name: PodName = pod.parse().expect("namespace/name");
+        let endpoint = self
+            .index
+            .endpoints()
+            .values()
+            .find(|e| e.pod == name)
+            .expect("a local pod");
+        self.snapshot.endpoint(endpoint.key).expect("compiled")
+    }
+
+    fn address(&self, pod: &str) -> IpAddr {
+        let name: PodName = pod.parse().expect("namespace/name");
+        self.index
+            .endpoints()
+            .values()
+            .find(|e| e.pod == name)
+            .expect("a local pod")
+            .addresses[0]
+    }
+
+    fn ingress(&self, pod: &str, peer: Identity, protocol: Protocol, port: u16) -> Seen {
+        seen(self.policy(pod).decide(Direction::Ingress, peer, protocol, port))
+    }
+
+    fn egress(&self, pod: &str, addr: &str, protocol: Protocol, port: u16) -> Seen {
+        let peer = self.snapshot.ipcache.lookup(addr.parse().expect("address"));
+        seen(self.policy(pod).decide(Direction::Egress, peer, protocol, port))
+    }
+
+    /// Both directions of a flow between pods, as a packet meets them.
+    fn flow(&self, from: &str, to: &str, protocol: Protocol, port: u16) -> Seen {
+        let identity = |pod: &str| self.snapshot.ipcache.lookup(self.address(pod));
+        let egress = self
+            .policy(from)
+            .decide(Direction::Egress, identity(to), protocol, port);
+        let ingress = self
+            .policy(to)
+            .decide(Direction::Ingress, identity(from), protocol, port);
+        let names = (from.parse().expect("name"), to.parse().expect("name"));
+        let explained = explain(&self.index, &names.0, &names.1, port, protocol, None).expect("known pods");
+        let agree = |decision: Decision, verdict: SideVerdict| match verdict {
+            SideVerdict::NotEnforced => decision == Decision::Allow(None),
+            SideVerdict::Allowed => matches!(decision, Decision::Allow(Some(_))),
+            SideVerdict::HttpJudged => matches!(decision, Decision::AllowHttp(..)),
+            SideVerdict::Denied => matches!(decision, Decision::Deny(_)),
+            SideVerdict::DefaultDeny => decision == Decision::DefaultDeny,
+            SideVerdict::HttpAllowed | SideVerdict::HttpDenied => false,
+        };
+        assert!(
+            agree(egress, explained.egress.verdict),
+            "{from} -> {to}: {egress:?}, {:?}",
+            explained.egress
+        );
+        assert!(
+            agree(ingress, explained.ingress.verdict),
+            "{from} -> {to}: {ingress:?}, {:?}",
+            explained.ingress
+        );
+        for (decision, side) in [(egress, &explained.egress), (ingress, &explained.ingress)] {
+            if let Some(rule) = decision.rule() {
+                let name = self.snapshot.rule(rule).expect("a named rule");
+                assert!(
+                    side.rules.iter().any(|r| r == name),
+                    "{name} is not among {:?}",
+                    side.rules
+                );
+            }
+        }
+        match (seen(egress), seen(ingress)) {
+            (dropped @ Seen::Dropped(_), _) | (_, dropped @ Seen::Dropped(_)) => dropped,
+            (Http, _) | (_, Http) => Http,
+            _ => Allowed,
+        }
+    }
+
+    fn tcp(&self, from: &str, to: &str, port: u16) -> Seen {
+        self.flow(from, to, Protocol::TCP, port)
+    }
+
+    fn http(&self, from: &str, to: &str, port: u16, method: &str, path: &str) -> (bool, Vec<String>) {
+        let names = (from.parse().expect("name"), to.parse().expect("name"));
+        let request = HttpRequest { method, path };
+        let explained = explain(
+            &self.index,
+            &names.0,
+            &names.1,
+            port,
+            Protocol::TCP,
+            Some(request),
+        )
+        .expect("pods");
+        let identity = self.snapshot.ipcache.lookup(self.address(from));
+        let policy = self.policy(to);
+        let passes = match policy.decide(Direction::Ingress, identity, Protocol::TCP, port) {
+            Decision::AllowHttp(set, _) => policy.http(set).expect("a rule set").decide(&request).is_some(),
+            Decision::Allow(_) => true,
+            Decision::DefaultDeny | Decision::Deny(_) => false,
+        };
+        assert_eq!(
+            passes,
+            explained.ingress.verdict.is_allowed(),
+            "{from} -> {to} {method} {path}"
+        );
+        (explained.allowed, explained.ingress.rules)
+    }
+
+    fn generations(&self) -> Vec<(String, PolicyGeneration)> {
+        let policies = self.snapshot.endpoints.iter().flatten();
+        policies
+            .map(|policy| (policy.pod.to_string(), policy.generation))
+            .collect()
+    }
+}
+
+fn seen(decision: Decision) -> Seen {
+    match decision {
+        Decision::Allow(_) => Allowed,
+        Decision::AllowHttp(..) => Http,
+        denied => Seen::Dropped(denied.drop_reason().expect("denied")),
+    }
+}
+
+fn key(slot: u16) -> EndpointKey {
+    EndpointKey {
+        slot: Slot(slot),
+        generation: SlotGeneration(1),
+    }
+}
+
+/// The article's pods.
+const PODS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: db, labels: {team: data}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: dummy}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: postgres, namespace: db, labels: {app: postgres}}
+spec: {containers: [{name: c, ports: [{name: pg, containerPort: 5432}]}]}
+status: {podIPs: [{ip: 10.1.0.2}, {ip: "fd00::2"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: flask-0, namespace: db, labels: {app: flask-app, pod-template-hash: abc}}
+spec: {containers: [{name: c, ports: [{name: http, containerPort: 5000}]}]}
+status: {podIPs: [{ip: 10.1.0.3}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: flask-1, namespace: db, labels: {app: flask-app, pod-template-hash: def}}
+spec: {containers: [{name: c, ports: [{name: http, containerPort: 5000}]}]}
+status: {podIPs: [{ip: 10.1.0.4}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: debug, namespace: db, labels: {app: debug}}
+spec: {containers: []}
+status: {podIPs: [{ip: 10.1.0.5}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: debug, namespace: dummy, labels: {app: debug}}
+spec: {containers: []}
+status: {podIPs: [{ip: 10.1.0.6}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: impostor, namespace: dummy, labels: {app: flask-app}}
+spec: {containers: []}
+status: {podIPs: [{ip: 10.1.0.7}]}
+"#;
+
+const FLASK_APP_TO_DB: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: flask-app-to-db, namespace: db}
+spec:
+  endpointSelector: {matchLabels: {app: postgres}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: flask-app}}]
+    toPorts: [{ports: [{port: "5432", protocol: TCP}]}]
+"#;
+
+const L7_RULE: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: l7-rule, namespace: db}
+spec:
+  endpointSelector: {matchLabels: {app: flask-app}}
+  ingress:
+  - toPorts:
+    - ports: [{port: "5000", protocol: TCP}]
+      rules: {http: [{method: GET, path: "/"}]}
+"#;
+
+/// A CNP `db/x` on the postgres pod with this `spec` beside the selector.
+fn on_postgres(spec: &str) -> String {
+    cnp("x", "{matchLabels: {app: postgres}}", spec)
+}
+
+fn cnp(name: &str, subject: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: db}}\nspec:\n  \
+         endpointSelector: {subject}\n{spec}\n"
+    )
+}
+
+fn with(policies: &[&str]) -> World {
+    World::new(&[&[PODS], policies].concat().join("\n---\n"))
+}
+
+const ALL: [&str; 6] = [
+    "db/postgres",
+    "db/flask-0",
+    "db/flask-1",
+    "db/debug",
+    "dummy/debug",
+    "dummy/impostor",
+];
+
+#[test]
+fn without_policy_everything_connects() {
+    let world = with(&[]);
+    for from in ALL {
+        for to in ALL {
+            assert_eq!(world.tcp(from, to, 5432), Allowed, "{from} -> {to}");
+            assert_eq!(world.flow(from, to, Protocol::ICMP, 8), Allowed, "{from} -> {to}");
+        }
+    }
+}
+
+#[test]
+fn article_l3_policy_lets_only_flask_reach_postgres() {
+    let world = with(&[FLASK_APP_TO_DB]);
+    for from in ["db/flask-0", "db/flask-1"] {
+        assert_eq!(world.tcp(from, "db/postgres", 5432), Allowed, "{from}");
+    }
+    for from in ["db/debug", "dummy/debug"] {
+        assert_eq!(world.tcp(from, "db/postgres", 5432), DENIED, "{from}");
+    }
+    assert_eq!(world.tcp("db/flask-0", "db/postgres", 5433), DENIED);
+    assert_eq!(
+        world.flow("db/flask-0", "db/postgres", Protocol::UDP, 5432),
+        DENIED
+    );
+    assert_eq!(world.flow("db/flask-0", "db/postgres", Protocol::ICMP, 8), DENIED);
+    assert_eq!(
+        world.ingress("db/postgres", Identity::WORLD, Protocol::TCP, 5432),
+        DENIED
+    );
+    assert_eq!(
+        world.tcp("db/postgres", "db/debug", 80),
+        Allowed,
+        "egress is not under policy"
+    );
+    assert_eq!(
+        world.tcp("db/debug", "db/flask-0", 5000),
+        Allowed,
+        "flask is not under policy"
+    );
+}
+
+#[test]
+fn a_peer_of_another_namespace_with_the_same_labels_is_no_peer() {
+    assert_eq!(
+        with(&[FLASK_APP_TO_DB]).tcp("dummy/impostor", "db/postgres", 5432),
+        DENIED
+    );
+}
+
+#[test]
+fn article_l7_policy_judges_requests_from_everyone_but_the_node() {
+    let world = with(&[FLASK_APP_TO_DB, L7_RULE]);
+    for from in ["db/debug", "dummy/debug"] {
+        assert_eq!(world.tcp(from, "db/flask-0", 5000), Http);
+        assert_eq!(
+            world.http(from, "db/flask-0", 5000, "GET", "/"),
+            (true, vec!["cnp db/l7-rule ingress[0]".to_owned()])
+        );
+        for (method, path) in [("GET", "/metrics"), ("POST", "/"), ("GET", "/?x=1")] {
+            let (allowed, tried) = world.http(from, "db/flask-0", 5000, method, path);
+            assert!(!allowed, "{method} {path}");
+            assert_eq!(tried, ["cnp db/l7-rule ingress[0]"]);
+        }
+        assert_eq!(world.tcp(from, "db/flask-0", 5001), DENIED);
+    }
+    assert_eq!(
+        world.ingress("db/flask-0", Identity::WORLD, Protocol::TCP, 5000),
+        Http
+    );
+    assert_eq!(
+        world.ingress("db/flask-0", Identity::HOST, Protocol::TCP, 5000),
+        Allowed
+    );
+}
+
+#[test]
+fn the_local_node_reaches_its_pods_under_default_deny_unless_denied() {
+    let world = with(&[FLASK_APP_TO_DB]);
+    assert_eq!(
+        world.ingress("db/postgres", Identity::HOST, Protocol::TCP, 9),
+        Allowed
+    );
+    assert_eq!(
+        world.ingress("db/postgres", Identity::REMOTE_NODE, Protocol::TCP, 9),
+        DENIED
+    );
+    for peer in ["fromEntities: [host]", "fromEntities: [all]"] {
+        let world = with(&[&on_postgres(&format!("  ingressDeny: [{{{peer}}}]"))]);
+        assert_eq!(
+            world.ingress("db/postgres", Identity::HOST, Protocol::TCP, 9),
+            DENY_RULE,
+            "{peer}"
+        );
+    }
+}
+
+#[test]
+fn pods_reach_their_node_only_by_a_rule() {
+    let world = with(&[&on_postgres("  egress: [{}]")]);
+    assert_eq!(
+        world.egress("db/postgres", "172.18.0.2", Protocol::TCP, 443),
+        DENIED
+    );
+    let world = with(&[&on_postgres("  egress: [{toEntities: [host]}]")]);
+    assert_eq!(
+        world.egress("db/postgres", "172.18.0.2", Protocol::TCP, 443),
+        Allowed
+    );
+}
+
+#[test]
+fn an_empty_item_asks_for_default_deny_and_allows_nothing() {
+    let world = with(&[&on_postgres("  ingress: [{}]")]);
+    assert_eq!(world.tcp("db/flask-0", "db/postgres", 5432), DENIED);
+    assert_eq!(world.tcp("db/postgres", "db/flask-0", 5000), Allowed);
+}
+
+#[test]
+fn an_empty_peer_list_selects_nobody_and_an_empty_selector_the_namespace() {
+    let ports = "toPorts: [{ports: [{port: \"5432\"}]}]";
+    let world = with(&[&on_postgres(&format!(
+        "  ingress: [{{fromEndpoints: [], {ports}}}]"
+    ))]);
+    assert_eq!(world.tcp("db/debug", "db/postgres", 5432), DENIED);
+    let world = with(&[&on_postgres("  ingress: [{fromEndpoints: [{}]}]")]);
+    assert_eq!(
+        world.flow("db/debug", "db/postgres", Protocol::ICMP, 8),
+        Allowed,
+        "no ports: every protocol"
+    );
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 5432), DENIED);
+    assert_eq!(
+        world.ingress("db/postgres", Identity::WORLD, Protocol::TCP, 5432),
+        DENIED
+    );
+    assert_eq!(
+        world.ingress("db/postgres", Identity::UNMANAGED, Protocol::TCP, 5432),
+        DENIED
+    );
+}
+
+#[test]
+fn ports_alone_are_open_to_everyone() {
+    let world = with(&[&on_postgres(
+        "  ingress: [{toPorts: [{ports: [{port: \"5432\", protocol: TCP}]}]}]",
+    )]);
+    for identity in [Identity::WORLD, Identity::REMOTE_NODE, Identity::UNMANAGED] {
+        assert_eq!(
+            world.ingress("db/postgres", identity, Protocol::TCP, 5432),
+            Allowed
+        );
+    }
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 5432), Allowed);
+    assert_eq!(
+        world.ingress("db/postgres", Identity::UNKNOWN, Protocol::TCP, 5432),
+        DENIED
+    );
+}
+
+#[test]
+fn a_port_item_without_ports_stands_for_nothing() {
+    let world = with(&[&on_postgres("  ingress: [{fromEndpoints: [{}], toPorts: [{}]}]")]);
+    assert_eq!(world.tcp("db/debug", "db/postgres", 5432), DENIED);
+}
+
+#[test]
+fn protocol_any_is_tcp_udp_and_sctp_but_never_icmp() {
+    let world = with(&[&on_postgres(
+        "  ingress: [{toPorts: [{ports: [{port: \"0\", protocol: ANY}]}]}]",
+    )]);
+    for protocol in [Protocol::TCP, Protocol::UDP, Protocol::SCTP] {
+        assert_eq!(world.flow("dummy/debug", "db/postgres", protocol, 1), Allowed);
+    }
+    assert_eq!(
+        world.flow("dummy/debug", "db/postgres", Protocol::ICMP, 8),
+        DENIED
+    );
+}
+
+#[test]
+fn a_port_range_includes_both_ends() {
+    let world = with(&[&on_postgres(
+        "  ingress: [{toPorts: [{ports: [{port: \"100\", endPort: 110}]}]}]",
+    )]);
+    let seen: Vec<Seen> = [99, 100, 110, 111]
+        .map(|port| world.tcp("db/debug", "db/postgres", port))
+        .into();
+    assert_eq!(seen, [DENIED, Allowed, Allowed, DENIED]);
+}
+
+#[test]
+fn a_named_port_is_the_subjects_on_ingress_and_each_peers_on_egress() {
+    let world = with(&[&on_postgres(
+        "  ingress: [{toPorts: [{ports: [{port: pg, protocol: TCP}]}]}]",
+    )]);
+    assert_eq!(world.tcp("db/debug", "db/postgres", 5432), Allowed);
+    assert_eq!(world.tcp("db/debug", "db/postgres", 5000), DENIED);
+    let policy = cnp(
+        "x",
+        "{matchLabels: {app: debug}}",
+        "  egress: [{toPorts: [{ports: [{port: http}]}]}]",
+    );
+    let world = with(&[&policy]);
+    assert_eq!(world.tcp("db/debug", "db/flask-0", 5000), Allowed);
+    assert_eq!(
+        world.tcp("db/debug", "db/postgres", 5000),
+        DENIED,
+        "postgres has no port of that name"
+    );
+}
+
+#[test]
+fn namespaces_are_crossed_by_name_or_by_namespace_labels_only() {
+    for (selector, allowed) in [
+        ("{matchLabels: {io.kubernetes.pod.namespace: dummy}}", true),
+        (
+            "{matchLabels: {\"k8s:io.kubernetes.pod.namespace\": dummy, app: debug}}",
+            true,
+        ),
+        (
+            "{matchExpressions: [{key: io.kubernetes.pod.namespace, operator: Exists}]}",
+            true,
+        ),
+        (
+            "{matchLabels: {io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name: dummy}}",
+            true,
+        ),
+        ("{matchLabels: {app: debug}}", false),
+        (
+            "{matchLabels: {io.kubernetes.pod.namespace: dummy, io.cilium.k8s.policy.cluster: other}}",
+            false,
+        ),
+        (
+            "{matchLabels: {io.cilium.k8s.namespace.labels.team: data}}",
+            false,
+        ),
+    ] {
+        let world = with(&[&on_postgres(&format!(
+            "  ingress: [{{fromEndpoints: [{selector}]}}]"
+        ))]);
+        let expected = if allowed { Allowed } else { DENIED };
+        assert_eq!(
+            world.tcp("dummy/debug", "db/postgres", 5432),
+            expected,
+            "{selector}"
+        );
+    }
+}
+
+#[test]
+fn a_subject_is_never_of_another_namespace() {
+    let subject = "{matchLabels: {io.kubernetes.pod.namespace: dummy, app: debug}}";
+    let world = with(&[&cnp("x", subject, "  ingress: [{}]")]);
+    assert_eq!(world.tcp("db/flask-0", "dummy/debug", 1), Allowed);
+    assert_eq!(world.tcp("db/flask-0", "db/debug", 1), DENIED);
+}
+
+#[test]
+fn a_namespaces_labels_move_its_pods_into_and_out_of_selectors() {
+    let selector = "{matchLabels: {io.cilium.k8s.namespace.labels.team: web}}";
+    let mut world = with(&[&on_postgres(&format!(
+        "  ingress: [{{fromEndpoints: [{selector}]}}]"
+    ))]);
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 5432), DENIED);
+    world.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: dummy, labels: {team: web}}\n");
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 5432), Allowed);
+    world.delete(Kind::Namespace, "", "dummy");
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 5432), DENIED);
+}
+
+#[test]
+fn both_ends_must_agree() {
+    let egress = cnp(
+        "out",
+        "{matchLabels: {app: flask-app}}",
+        "  egress: [{toEndpoints: [{matchLabels: {app: debug}}]}]",
+    );
+    let world = with(&[FLASK_APP_TO_DB, &egress]);
+    assert_eq!(
+        world.tcp("db/flask-0", "db/postgres", 5432),
+        DENIED,
+        "egress of the source denies"
+    );
+    assert_eq!(world.tcp("db/flask-0", "db/debug", 1), Allowed);
+}
+
+#[test]
+fn a_deny_of_any_width_beats_every_allow() {
+    let world = with(&[
+        FLASK_APP_TO_DB,
+        &on_postgres("  ingressDeny: [{fromEndpoints: [{}]}]"),
+    ]);
+    assert_eq!(world.tcp("db/flask-0", "db/postgres", 5432), DENY_RULE);
+    assert_eq!(
+        world.tcp("dummy/debug", "db/postgres", 5432),
+        DENIED,
+        "not covered by the deny"
+    );
+}
+
+#[test]
+fn a_plain_allow_lifts_the_http_restriction_of_the_same_peer_and_port() {
+    let plain = cnp(
+        "plain",
+        "{matchLabels: {app: flask-app}}",
+        "  ingress: [{fromEndpoints: [{matchLabels: {app: debug}}]}]",
+    );
+    let world = with(&[L7_RULE, &plain]);
+    assert_eq!(world.tcp("db/debug", "db/flask-0", 5000), Allowed);
+    assert_eq!(world.tcp("dummy/debug", "db/flask-0", 5000), Http);
+}
+
+#[test]
+fn http_rule_sets_of_one_peer_and_port_are_united() {
+    let more = cnp(
+        "more",
+        "{matchLabels: {app: flask-app}}",
+        "  ingress:\n  - fromEndpoints: [{matchLabels: {app: debug}}]\n    toPorts: [{ports: [{port: \"5000\", protocol: TCP}], \
+         rules: {http: [{path: /plot/.*}]}}]",
+    );
+    let world = with(&[L7_RULE, &more]);
+    assert!(world.http("db/debug", "db/flask-0", 5000, "GET", "/").0);
+    assert_eq!(
+        world.http("db/debug", "db/flask-0", 5000, "POST", "/plot/temp"),
+        (true, vec!["cnp db/more ingress[0]".to_owned()])
+    );
+    assert!(
+        !world
+            .http("dummy/debug", "db/flask-0", 5000, "POST", "/plot/temp")
+            .0
+    );
+    assert!(!world.http("db/debug", "db/flask-0", 5000, "GET", "/metrics").0);
+}
+
+#[test]
+fn empty_http_rules_restrict_nothing_and_one_empty_rule_allows_every_request() {
+    for (rules, expected) in [("{}", Allowed), ("{http: []}", Allowed), ("{http: [{}]}", Http)] {
+        let policy = L7_RULE.replace("{http: [{method: GET, path: \"/\"}]}", rules);
+        let world = with(&[&policy]);
+        assert_eq!(world.tcp("db/debug", "db/flask-0", 5000), expected, "{rules}");
+        assert!(
+            world
+                .http("db/debug", "db/flask-0", 5000, "DELETE", "/any?thing")
+                .0,
+            "{rules}"
+        );
+    }
+}
+
+#[test]
+fn without_default_deny_only_denies_bite_and_http_rules_do_not_restrict() {
+    let spec = |lists: &str| format!("  enableDefaultDeny: {{ingress: false, egress: false}}\n{lists}");
+    let world = with(&[&on_postgres(&spec(
+        "  ingress: [{fromEndpoints: [{matchLabels: {app: flask-app}}]}]",
+    ))]);
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 1), Allowed);
+    let deny = on_postgres(&spec(
+        "  ingressDeny: [{fromEndpoints: [{matchLabels: {app: debug}}]}]",
+    ));
+    let world = with(&[&deny]);
+    assert_eq!(world.tcp("db/debug", "db/postgres", 1), DENY_RULE);
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 1), Allowed);
+    let l7 = L7_RULE.replace("spec:", "spec:\n  enableDefaultDeny: {ingress: false}");
+    assert_eq!(with(&[&l7]).tcp("db/debug", "db/flask-0", 5000), Allowed);
+    // Another policy's default deny holds for the rules of both.
+    let world = with(&[&deny, FLASK_APP_TO_DB]);
+    assert_eq!(world.tcp("dummy/debug", "db/postgres", 5432), DENIED);
+}
+
+#[test]
+fn a_deny_only_policy_turns_default_deny_on() {
+    let world = with(&[&on_postgres(
+        "  ingressDeny: [{fromEndpoints: [{matchLabels: {app: debug}}]}]",
+    )]);
+    assert_eq!(world.tcp("db/debug", "db/postgres", 1), DENY_RULE);
+    assert_eq!(world.tcp("db/flask-0", "db/postgres", 1), DENIED);
+}
+
+#[test]
+fn spec_and_specs_both_apply() {
+    let policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: both, namespace: db}\n\
+                  spec:\n  endpointSelector: {matchLabels: {app: postgres}}\n  ingress: [{}]\nspecs:\n\
+                  - endpointSelector: {matchLabels: {app: flask-app}}\n  egress: [{}]\n";
+    let world = with(&[policy]);
+    assert_eq!(world.tcp("db/debug", "db/postgres", 1), DENIED);
+    assert_eq!(world.tcp("db/flask-0", "db/debug", 1), DENIED);
+    assert_eq!(world.tcp("db/debug", "db/flask-0", 1), Allowed);
+}
+
+#[test]
+fn world_is_what_is_no_pod_no_node_and_in_no_pod_cidr() {
+    let world = with(&[&on_postgres("  egress: [{toEntities: [world]}]")]);
+    assert_eq!(
+        world.egress("db/postgres", "1.1.1.1", Protocol::TCP, 443),
+        Allowed
+    );
+    assert_eq!(
+        world.egress("db/postgres", "10.1.0.3", Protocol::TCP, 443),
+        DENIED,
+        "a pod"
+    );
+    assert_eq!(
+        world.egress("db/postgres", "10.1.9.9", Protocol::TCP, 443),
+        DENIED,
+        "unmanaged"
+    );
+    assert_eq!(
+        world.egress("db/postgres", "172.18.0.2", Protocol::TCP, 443),
+        DENIED,
+        "the node"
+    );
+}
+
+#[test]
+fn cidr_rules_cover_the_outside_only_and_all_prefixes_count() {
+    let rules = "  egress:\n  - toCIDRSet: [{cidr: 1.0.0.0/8, except: [1.0.0.0/24]}]\n  - toCIDR: [1.1.1.1/32, 0.0.0.0/0]\n    \
+                 toPorts: [{ports: [{port: \"53\"}]}]\n  egressDeny: [{toCIDR: [1.2.0.0/16]}]";
+    let world = with(&[&on_postgres(rules)]);
+    for (addr, port, expected) in [
+        ("1.1.1.1", 443, Allowed),
+        ("1.1.1.1", 53, Allowed),
+        ("1.0.0.1", 443, DENIED),
+        ("1.0.0.1", 53, Allowed),
+        ("1.2.3.4", 443, DENY_RULE),
+        ("8.8.8.8", 53, Allowed),
+        ("8.8.8.8", 443, DENIED),
+        ("10.1.0.3", 53, DENIED),
+        ("10.1.9.9", 53, DENIED),
+        ("172.18.0.2", 53, DENIED),
+        ("2001:db8::1", 53, DENIED),
+    ] {
+        assert_eq!(
+            world.egress("db/postgres", addr, Protocol::TCP, port),
+            expected,
+            "{addr}:{port}"
+        );
+    }
+    // A prefix that some rule mentions is still part of the world.
+    let world_rule = cnp(
+        "w",
+        "{matchLabels: {app: debug}}",
+        "  egress: [{toEntities: [world]}]",
+    );
+    let world = with(&[&on_postgres(rules), &world_rule]);
+    assert_eq!(world.egress("db/debug", "1.2.3.4", Protocol::TCP, 443), Allowed);
+}
+
+#[test]
+fn icmp_rules_compare_the_type() {
+    let world = with(&[&on_postgres(
+        "  ingress: [{fromEndpoints: [{}], icmps: [{fields: [{type: EchoRequest}]}]}]",
+    )]);
+    assert_eq!(world.flow("db/debug", "db/postgres", Protocol::ICMP, 8), Allowed);
+    assert_eq!(world.flow("db/debug", "db/postgres", Protocol::ICMP, 13), DENIED);
+    assert_eq!(
+        world.flow("db/debug", "db/postgres", Protocol::ICMPV6, 128),
+        DENIED
+    );
+    assert_eq!(world.tcp("db/debug", "db/postgres", 8), DENIED);
+}
+
+#[test]
+fn an_endpoint_whose_pod_is_not_known_is_init_and_denied_both_ways() {
+    let mut world = with(&[]);
+    let pod: PodName = "dummy/new".parse().expect("name");
+    let addr: IpAddr = "10.1.0.99".parse().expect("address");
+    world.index.apply_endpoint(LocalEndpoint {
+        key: key(40),
+        pod: pod.clone(),
+        addresses: vec![addr],
+    });
+    world.compile();
+    assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
+    assert_eq!(world.tcp("dummy/new", "db/debug", 1), DENIED);
+    assert_eq!(world.tcp("db/debug", "dummy/new", 1), DENIED);
+    assert_eq!(
+        world.ingress("dummy/new", Identity::HOST, Protocol::TCP, 1),
+        Allowed
+    );
+    world.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: new, namespace: dummy, labels: {app: new}}\nspec: {containers: []}\n");
+    assert_eq!(world.tcp("dummy/new", "db/debug", 1), Allowed);
+    assert!(world.snapshot.ipcache.lookup(addr) >= Identity::FIRST_ALLOCATED);
+    world.delete(Kind::Pod, "dummy", "new");
+    assert_eq!(world.tcp("dummy/new", "db/debug", 1), DENIED);
+}
+
+#[test]
+fn an_object_of_a_former_pod_gives_the_new_attachment_no_identity() {
+    let mut world = with(&[]);
+    let pod: PodName = "db/debug".parse().expect("name");
+    let addr: IpAddr = "10.1.0.77".parse().expect("address");
+    world.index.apply_endpoint(LocalEndpoint {
+        key: key(41),
+        pod,
+        addresses: vec![addr],
+    });
+    world.compile();
+    assert_eq!(
+        world.snapshot.ipcache.lookup(addr),
+        Identity::INIT,
+        "the object says 10.1.0.5"
+    );
+}
+
+#[test]
+fn a_local_attachment_outranks_what_objects_say_of_an_address() {
+    let mut world = with(&[FLASK_APP_TO_DB]);
+    world.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: thief, namespace: db, labels: {app: flask-app}}\nspec: {containers: []}\n\
+         status: {podIPs: [{ip: 10.1.0.5}]}\n",
+    );
+    assert_eq!(world.tcp("db/debug", "db/postgres", 5432), DENIED);
+}
+
+#[test]
+fn finished_and_host_network_pods_have_no_address() {
+    let pod = |name: &str, ip: &str, spec: &str, phase: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: db, labels: {{app: flask-app}}}}\n\
+             spec: {{containers: [], {spec}}}\nstatus: {{phase: {phase}, podIPs: [{{ip: {ip}}}]}}"
+        )
+    };
+    let host = pod("on-host", "172.18.0.9", "hostNetwork: true", "Running");
+    let done = pod("done", "10.1.0.50", "hostNetwork: false", "Succeeded");
+    let world = with(&[&host, &done]);
+    assert_eq!(
+        world
+            .snapshot
+            .ipcache
+            .lookup("172.18.0.9".parse().expect("address")),
+        Identity::WORLD
+    );
+    assert_eq!(
+        world
+            .snapshot
+            .ipcache
+            .lookup("10.1.0.50".parse().expect("address")),
+        Identity::UNMANAGED
+    );
+}
+
+#[test]
+fn nodes_are_host_remote_or_give_pod_cidrs() {
+    let node = |name: &str, ip: &str, cidr: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDRs: [{cidr}]}}\nstatus: {{addresses: \
+             [{{type: InternalIP, address: {ip}}}, {{type: Hostname, address: {name}}}]}}"
+        )
+    };
+    let world = with(&[
+        &node("node-1", "172.18.0.3", "10.1.0.0/24"),
+        &node("node-2", "172.18.0.4", "10.2.0.0/24"),
+    ]);
+    let lookup = |addr: &str| world.snapshot.ipcache.lookup(addr.parse().expect("address"));
+    assert_eq!(lookup("172.18.0.2"), Identity::HOST);
+    assert_eq!(lookup("172.18.0.3"), Identity::HOST);
+    assert_eq!(lookup("172.18.0.4"), Identity::REMOTE_NODE);
+    assert_eq!(lookup("10.2.0.9"), Identity::UNMANAGED);
+    assert_eq!(lookup("10.3.0.9"), Identity::WORLD);
+}
+
+#[test]
+fn services_lead_to_ready_backends_of_the_same_family_by_port_name() {
+    let service = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: flask, namespace: db}
+spec:
+  clusterIPs: [10.96.0.7, "fd01::7"]
+  ports: [{name: web, port: 80, targetPort: http}, {name: extra, port: 81}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: flask-4, namespace: db, labels: {kubernetes.io/service-name: flask}}
+addressType: IPv4
+ports: [{name: web, port: 5000, protocol: TCP}]
+endpoints:
+- {addresses: [10.1.0.4], conditions: {ready: true}}
+- {addresses: [10.1.0.3]}
+- {addresses: [10.1.0.8], conditions: {ready: false}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: db}
+spec: {clusterIP: None, ports: [{port: 5432}]}
+"#;
+    let world = with(&[service]);
+    let lookup = |addr: &str, port| match world.snapshot.services.lookup(
+        addr.parse().expect("address"),
+        port,
+        Protocol::TCP,
+    ) {
+        ServiceLookup::Service(service) => Some(
+            service
+                .backends
+                .iter()
+                .map(|b| format!("{}:{}", b.addr, b.port))
+                .collect::<Vec<_>>(),
+        ),
+        ServiceLookup::NoSuchPort => Some(vec!["no such port".to_owned()]),
+        ServiceLookup::NotService => None,
+    };
+    assert_eq!(
+        lookup("10.96.0.7", 80),
+        Some(vec!["10.1.0.3:5000".into(), "10.1.0.4:5000".into()])
+    );
+    assert_eq!(lookup("10.96.0.7", 81), Some(vec![]), "no slice has the port");
+    assert_eq!(lookup("fd01::7", 80), Some(vec![]), "no slice of the family");
+    assert_eq!(lookup("10.96.0.7", 82), Some(vec!["no such port".into()]));
+    assert_eq!(
+        world.snapshot.services.iter().count(),
+        4,
+        "a headless service is no entry"
+    );
+}
+
+#[test]
+fn pods_that_differ_in_ignored_labels_only_share_an_identity() {
+    let world = with(&[]);
+    assert_eq!(
+        world.policy("db/flask-0").identity,
+        world.policy("db/flask-1").identity
+    );
+    assert_ne!(
+        world.policy("db/flask-0").identity,
+        world.policy("dummy/impostor").identity
+    );
+}
+
+#[test]
+fn nothing_changed_is_the_very_same_snapshot() {
+    let mut world = with(&[FLASK_APP_TO_DB, L7_RULE]);
+    let before = world.snapshot.clone();
+    world.apply(FLASK_APP_TO_DB);
+    world.apply(L7_RULE);
+    assert_eq!(world.snapshot.revision, before.revision);
+    assert!(is_same(&world.snapshot, &before));
+}
+
+#[test]
+fn a_policy_change_changes_the_generation_of_the_endpoints_it_touches_only() {
+    let mut world = with(&[L7_RULE]);
+    let (before, snapshot) = (world.generations(), world.snapshot.clone());
+    world.apply(FLASK_APP_TO_DB);
+    for ((pod, before), (_, after)) in before.iter().zip(world.generations()) {
+        assert_eq!(*before != after, pod == "db/postgres", "{pod}");
+    }
+    assert!(Arc::ptr_eq(&world.snapshot.ipcache, &snapshot.ipcache));
+    assert!(Arc::ptr_eq(&world.snapshot.services, &snapshot.services));
+    assert!(Arc::ptr_eq(
+        world.policy("db/flask-0"),
+        snapshot.endpoint(world.policy("db/flask-0").key).expect("policy")
+    ));
+    world.delete(Kind::CiliumNetworkPolicy, "db", "flask-app-to-db");
+    let after = world.generations();
+    assert!(
+        before
+            .iter()
+            .zip(&after)
+            .filter(|(b, a)| b != a)
+            .map(|(b, _)| b.0.as_str())
+            .eq(["db/postgres"])
+    );
+    assert!(
+        world.policy("db/postgres").generation > before[3].1,
+        "a generation never returns"
+    );
+}
+
+#[test]
+fn a_pod_change_changes_the_ipcache_and_a_service_change_neither() {
+    let mut world = with(&[FLASK_APP_TO_DB]);
+    let before = world.snapshot.clone();
+    world.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: db}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 1}]}\n",
+    );
+    assert_ne!(world.snapshot.revision, before.revision);
+    assert!(Arc::ptr_eq(&world.snapshot.ipcache, &before.ipcache));
+    assert!(Arc::ptr_eq(&world.snapshot.endpoints, &before.endpoints));
+    world.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: far, namespace: db, labels: {app: debug}}\nspec: {containers: []}\n\
+         status: {podIPs: [{ip: 10.1.7.7}]}\n",
+    );
+    assert_ne!(world.snapshot.ipcache.generation(), before.ipcache.generation());
+    assert!(
+        Arc::ptr_eq(&world.snapshot.endpoints, &before.endpoints),
+        "same identity: same tables"
+    );
+}
+
+#[test]
+fn explain_compiles_the_policy_of_pods_that_are_not_local() {
+    let mut world = with(&[FLASK_APP_TO_DB]);
+    let endpoints: Vec<EndpointKey> = world.index.endpoints().values().map(|e| e.key).collect();
+    for key in endpoints {
+        world.index.delete_endpoint(key);
+    }
+    let name = |text: &str| text.parse::<PodName>().expect("name");
+    let ask = |from: &str, to: &str| explain(&world.index, &name(from), &name(to), 5432, Protocol::TCP, None);
+    let explained = ask("db/flask-0", "db/postgres").expect("known");
+    assert!(explained.allowed);
+    assert_eq!(explained.ingress.rules, ["cnp db/flask-app-to-db ingress[0]"]);
+    assert_eq!(explained.ingress.policies, ["cnp db/flask-app-to-db"]);
+    assert_eq!(explained.egress.verdict, SideVerdict::NotEnforced);
+    let denied = ask("dummy/debug", "db/postgres").expect("known");
+    assert_eq!(
+        (denied.allowed, denied.ingress.verdict),
+        (false, SideVerdict::DefaultDeny)
+    );
+    assert!(ask("db/nobody", "db/postgres").is_err());
+}
+
+#[test]
+fn rule_numbers_are_cleared_once_many_are_unused() {
+    let mut names = RuleNames::new(&[]);
+    for n in 0..SPARE_RULES + 10 {
+        names.id(&n.to_string());
+    }
+    let full = names.into_names();
+    assert_eq!(full.len(), SPARE_RULES + 10);
+    let mut names = RuleNames::new(&full);
+    assert_eq!(names.id("3"), RuleId(3), "a name keeps its number");
+    let cleared = names.into_names();
+    assert_eq!(cleared, ["", "", "", "3"]);
+    let mut names = RuleNames::new(&cleared);
+    assert_eq!((names.id("new"), names.id("3")), (RuleId(0), RuleId(3)));
+}
