@@ -3,7 +3,9 @@
 //! Invariants: an endpoint's [`PolicyGeneration`] changes only with its compiled content or its identity, the
 //! [`IpCacheGeneration`] only with the address map, and a section that did not change is the very `Arc` of the previous snapshot.
 
-use std::cell::RefCell;
+mod resolver;
+mod rule_names;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,24 +13,21 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::{
     Action, Backend, Direction, EndpointKey, EndpointPolicy, Entry, HttpRuleSet, HttpSets, Identity, IpCache,
-    IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, RuleId, Service,
+    IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, Service,
     ServiceKey, ServiceTable, Snapshot,
 };
 
+pub(crate) use self::resolver::Resolver;
+pub(crate) use self::rule_names::RuleNames;
 use crate::identity;
 use crate::index::{Index, IndexedPod};
 use crate::labels::Labels;
 use crate::object::NamedPort;
-use crate::rule::{CidrBlock, Peer, PeerSet, PortRef, PortSet, Rule, RuleAction};
-use crate::selector::Selector;
 
 /// Name of the rule that lets the local node reach its pods.
 pub const LOCAL_NODE_RULE: &str = "local node (always allowed)";
 /// Name of the rule that allows what policies without default deny leave alone.
 pub const NO_DEFAULT_DENY_RULE: &str = "no policy asks for default deny";
-
-/// Rule names that are kept beyond twice the number in use, so that events of an older revision are still described rightly.
-const SPARE_RULES: usize = 1024;
 
 /// Compiles the index. If nothing changed, the result is `previous`, revision included.
 #[must_use]
@@ -258,7 +257,7 @@ pub(crate) fn endpoint_policy(
 pub(crate) struct Subject<'a> {
     pub(crate) identity: Identity,
     pub(crate) labels: Option<&'a Labels>,
-    ports: &'a [NamedPort],
+    pub(crate) ports: &'a [NamedPort],
 }
 
 impl<'a> Subject<'a> {
@@ -388,249 +387,6 @@ pub(crate) fn entries(
         always(Peers::Identities([Identity::HOST].into()), LOCAL_NODE_RULE);
     }
     judged
-}
-
-/// Resolves selectors to identities, each once.
-#[derive(Debug)]
-pub(crate) struct Resolver<'a> {
-    index: &'a Index,
-    reserved: Vec<(Identity, Labels)>,
-    selected: RefCell<HashMap<Selector, Arc<[Identity]>>>,
-    /// (name, protocol) to the numbers it has, by the identity of the pods that have it.
-    named_ports: HashMap<(String, Protocol), BTreeMap<u16, BTreeSet<Identity>>>,
-}
-
-impl<'a> Resolver<'a> {
-    pub(crate) fn new(index: &'a Index) -> Self {
-        let mut named_ports: HashMap<_, BTreeMap<u16, BTreeSet<Identity>>> = HashMap::new();
-        for indexed in index.pods().values() {
-            for port in &indexed.pod.ports {
-                let numbers = named_ports.entry((port.name.clone(), port.protocol)).or_default();
-                numbers.entry(port.port).or_default().insert(indexed.identity);
-            }
-        }
-        let reserved = identity::RESERVED
-            .into_iter()
-            .filter_map(|id| Some((id, identity::reserved(id)?)))
-            .collect();
-        Self {
-            index,
-            reserved,
-            selected: RefCell::default(),
-            named_ports,
-        }
-    }
-
-    fn selected(&self, selector: &Selector) -> Arc<[Identity]> {
-        if let Some(found) = self.selected.borrow().get(selector) {
-            return Arc::clone(found);
-        }
-        let reserved = self.reserved.iter().map(|(identity, labels)| (*identity, labels));
-        let matching = reserved
-            .chain(self.index.identities().iter())
-            .filter(|(_, labels)| selector.matches(labels));
-        let mut found: Vec<Identity> = matching.map(|(identity, _)| identity).collect();
-        // Prefixes are part of the world: whatever selects `world` selects them.
-        let world = identity::reserved(Identity::WORLD).is_some_and(|labels| selector.matches(&labels));
-        if world {
-            found.extend(
-                self.index
-                    .prefixes()
-                    .iter()
-                    .filter_map(|prefix| self.index.identities().prefix(*prefix)),
-            );
-        }
-        let found: Arc<[Identity]> = found.into();
-        self.selected
-            .borrow_mut()
-            .insert(selector.clone(), Arc::clone(&found));
-        found
-    }
-
-    fn prefixes_in(&self, block: &CidrBlock) -> impl Iterator<Item = Identity> {
-        let covered = self
-            .index
-            .prefixes()
-            .iter()
-            .filter(move |prefix| block.covers(prefix));
-        covered.filter_map(|prefix| self.index.identities().prefix(*prefix))
-    }
-
-    fn in_block(&self, block: &CidrBlock) -> Vec<Identity> {
-        let label = |prefix: &IpNet| prefix.to_string();
-        let (inside, outside) = (
-            label(&block.cidr),
-            block.except.iter().map(label).collect::<Vec<_>>(),
-        );
-        let covered = |labels: &Labels| {
-            labels.get(&inside).is_some() && !outside.iter().any(|prefix| labels.get(prefix).is_some())
-        };
-        let pods = self
-            .index
-            .identities()
-            .iter()
-            .filter(|(_, labels)| covered(labels))
-            .map(|(identity, _)| identity);
-        let mut identities: Vec<Identity> = pods.chain(self.prefixes_in(block)).collect();
-        // The node has one identity for all its addresses: it is covered only if they all are.
-        let node = self.index.local_node_addresses();
-        if !node.is_empty() && node.iter().all(|addr| block.covers(&IpNet::from(*addr))) {
-            identities.push(Identity::HOST);
-        }
-        identities
-    }
-
-    fn peers(&self, set: &PeerSet) -> Option<Arc<[Identity]>> {
-        let PeerSet::Of(peers) = set else { return None };
-        if let [Peer::Labels(only)] = peers.as_slice() {
-            return Some(self.selected(only));
-        }
-        let mut identities = BTreeSet::new();
-        for peer in peers {
-            match peer {
-                Peer::Labels(selector) => identities.extend(self.selected(selector).iter().copied()),
-                Peer::Cidr(block) => identities.extend(self.prefixes_in(block)),
-                Peer::IpBlock(block) => identities.extend(self.in_block(block)),
-            }
-        }
-        Some(identities.into_iter().collect())
-    }
-
-    fn rule(
-        &self,
-        rule: &Rule,
-        subject: &Subject<'_>,
-        direction: Direction,
-        http: &mut HttpSets,
-        names: &mut RuleNames,
-        entries: &mut Vec<Entry>,
-    ) {
-        let identities = self.peers(&rule.peers);
-        let id = names.id(&rule.name);
-        let mut push = |identities: Option<Arc<[Identity]>>, protocol, ports, action| {
-            let peers = identities.map_or(Peers::Any, Peers::Identities);
-            entries.push(Entry {
-                peers,
-                protocol,
-                ports,
-                action,
-                rule: id,
-            });
-        };
-        let plain = match rule.action {
-            RuleAction::Allow => Action::Allow,
-            RuleAction::Deny => Action::Deny,
-        };
-        let ports = match &rule.ports {
-            PortSet::Every => {
-                push(identities, Protocol::ANY, 0..=u16::MAX, plain);
-                return;
-            }
-            PortSet::Of(ports) => ports,
-        };
-        for port in ports {
-            let action = match &port.http {
-                Some(set) if rule.action == RuleAction::Allow => {
-                    Action::AllowHttp(http.insert(Arc::clone(set)))
-                }
-                _ => plain,
-            };
-            match (&port.ports, direction) {
-                (PortRef::Range(range), _) => push(identities.clone(), port.protocol, range.clone(), action),
-                (PortRef::Named(name), Direction::Ingress) => {
-                    let own = subject
-                        .ports
-                        .iter()
-                        .filter(|p| p.name == *name && p.protocol == port.protocol);
-                    for number in own.map(|own| own.port) {
-                        push(identities.clone(), port.protocol, number..=number, action);
-                    }
-                }
-                (PortRef::Named(name), Direction::Egress) => {
-                    let numbers = self.named_ports.get(&(name.clone(), port.protocol));
-                    for (number, owners) in numbers.into_iter().flatten() {
-                        let both: Arc<[Identity]> = match &identities {
-                            Some(peers) => peers
-                                .iter()
-                                .filter(|peer| owners.contains(peer))
-                                .copied()
-                                .collect(),
-                            None => owners.iter().copied().collect(),
-                        };
-                        push(Some(both), port.protocol, *number..=*number, action);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Rule names and their numbers. A name keeps its number from one snapshot to the next, so that adding a policy leaves the tables
-/// of the others as they are.
-#[derive(Debug)]
-pub(crate) struct RuleNames {
-    names: Vec<String>,
-    ids: HashMap<String, RuleId>,
-    used: BTreeSet<RuleId>,
-    free: Vec<RuleId>,
-}
-
-impl RuleNames {
-    pub(crate) fn new(previous: &[String]) -> Self {
-        let number = |i: usize| RuleId(u32::try_from(i).unwrap_or(u32::MAX));
-        let named = previous.iter().enumerate().filter(|(_, name)| !name.is_empty());
-        let ids = named.map(|(i, name)| (name.clone(), number(i))).collect();
-        let free = previous
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(_, name)| name.is_empty());
-        let free = free.map(|(i, _)| number(i)).collect();
-        Self {
-            names: previous.to_vec(),
-            ids,
-            used: BTreeSet::new(),
-            free,
-        }
-    }
-
-    pub(crate) fn id(&mut self, name: &str) -> RuleId {
-        let id = match self.ids.get(name) {
-            Some(id) => *id,
-            None => {
-                let id = self.free.pop().unwrap_or_else(|| {
-                    self.names.push(String::new());
-                    RuleId(u32::try_from(self.names.len() - 1).unwrap_or(u32::MAX))
-                });
-                if let Some(free) = self.names.get_mut(id.0 as usize) {
-                    name.clone_into(free);
-                }
-                self.ids.insert(name.to_owned(), id);
-                id
-            }
-        };
-        self.used.insert(id);
-        id
-    }
-
-    pub(crate) fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// The names by number; those not in use are cleared once there are many.
-    pub(crate) fn into_names(mut self) -> Vec<String> {
-        if self.names.len() > 2 * self.used.len() + SPARE_RULES {
-            for (i, name) in self.names.iter_mut().enumerate() {
-                if !self.used.contains(&RuleId(u32::try_from(i).unwrap_or(u32::MAX))) {
-                    name.clear();
-                }
-            }
-            while self.names.last().is_some_and(String::is_empty) {
-                self.names.pop();
-            }
-        }
-        self.names
-    }
 }
 
 #[cfg(test)]

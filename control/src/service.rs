@@ -244,8 +244,16 @@ impl ControlHandle {
     #[must_use]
     pub fn pod_addresses(&self) -> HashMap<IpAddr, PodName> {
         let state = self.shared.state();
-        let objects = state.index.pods().iter().map(|(name, pod)| (name, &pod.pod.addresses));
-        let local = state.index.endpoints().values().map(|endpoint| (&endpoint.pod, &endpoint.addresses));
+        let objects = state
+            .index
+            .pods()
+            .iter()
+            .map(|(name, pod)| (name, &pod.pod.addresses));
+        let local = state
+            .index
+            .endpoints()
+            .values()
+            .map(|endpoint| (&endpoint.pod, &endpoint.addresses));
         objects
             .chain(local)
             .flat_map(|(name, addresses)| addresses.iter().map(move |addr| (*addr, name.clone())))

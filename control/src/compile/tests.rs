@@ -1017,19 +1017,3 @@ fn explain_compiles_the_policy_of_pods_that_are_not_local() {
     );
     assert!(ask("db/nobody", "db/postgres").is_err());
 }
-
-#[test]
-fn rule_numbers_are_cleared_once_many_are_unused() {
-    let mut names = RuleNames::new(&[]);
-    for n in 0..SPARE_RULES + 10 {
-        names.id(&n.to_string());
-    }
-    let full = names.into_names();
-    assert_eq!(full.len(), SPARE_RULES + 10);
-    let mut names = RuleNames::new(&full);
-    assert_eq!(names.id("3"), RuleId(3), "a name keeps its number");
-    let cleared = names.into_names();
-    assert_eq!(cleared, ["", "", "", "3"]);
-    let mut names = RuleNames::new(&cleared);
-    assert_eq!((names.id("new"), names.id("3")), (RuleId(0), RuleId(3)));
-}
