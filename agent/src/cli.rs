@@ -134,6 +134,9 @@ pub struct StatusArgs {
     /// Wait until the agent answers and is ready
     #[arg(long)]
     pub wait: bool,
+    /// Have the agent read its policies now, and wait until they are in force
+    #[arg(long, conflicts_with = "wait")]
+    pub sync: bool,
     /// How long --wait waits, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "wait")]
     pub timeout: u64,

@@ -12,6 +12,7 @@ pub mod field;
 pub mod identity;
 pub mod index;
 pub mod labels;
+pub mod last_good;
 pub mod manifest;
 pub mod networkpolicy;
 pub mod object;

@@ -170,20 +170,22 @@ pub fn save(path: &Path, snapshot: &Snapshot) -> Result<(), RestoreError> {
         path: path.to_path_buf(),
         source: Box::new(source),
     })?;
-    let temporary = path.with_added_extension("new");
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|source| RestoreError::Write {
+    replace(path, &bytes).map_err(|source| RestoreError::Write {
         path: path.to_path_buf(),
         source,
     })
+}
+
+/// Replaces a file in one step; only its owner may read it.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_added_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
 }

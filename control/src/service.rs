@@ -21,6 +21,7 @@ use tokio::time::{self, Instant};
 use crate::compile;
 use crate::explain::{self, ExplainError, Explanation};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
+use crate::last_good::LastGood;
 use crate::restore::{self, Restored};
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 
@@ -38,7 +39,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct ControlConfig {
     /// Folder of manifests.
     pub manifests: Option<PathBuf>,
-    /// File that published snapshots are written to.
+    /// File that published snapshots are written to; beside it, with `.manifests` added to its name, the manifests behind them.
     pub persist: Option<PathBuf>,
     /// `metadata.name` of the local Node.
     pub node_name: String,
@@ -111,6 +112,8 @@ impl Drop for Tasks {
 struct Shared {
     /// Held while the folder is read; always taken before `state`.
     folder: Option<Mutex<ManifestFolder>>,
+    /// File that the manifests in force are written to.
+    last_good: Option<PathBuf>,
     state: Mutex<State>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// The newest snapshot that is worth persisting: compiled from a source, not from the persisted one, which would lose the
@@ -126,7 +129,7 @@ struct State {
     synced: bool,
     last_sync: Option<Timestamp>,
     stale_since: Option<Timestamp>,
-    restore_error: Option<String>,
+    restore_errors: Vec<String>,
     scan_error: Option<String>,
     errors: Vec<ObjectError>,
 }
@@ -140,13 +143,29 @@ impl Control {
             pod_cidrs: config.pod_cidrs,
             cluster_name: config.cluster_name.clone(),
         });
-        let (mut restored, mut restore_error) = (None, None);
+        let mut folder = config
+            .manifests
+            .map(|path| ManifestFolder::new(path, config.cluster_name));
+        let last_good = config
+            .persist
+            .as_ref()
+            .map(|path| path.with_added_extension("manifests"));
+        let (mut restored, mut restore_errors) = (None, Vec::new());
         if let Some(path) = &config.persist {
             match Restored::load(path) {
                 Ok(loaded) => restored = loaded,
                 Err(error) => {
-                    tracing::error!(%error, cause = error_chain(&error), "no persisted snapshot");
-                    restore_error = Some(error_chain(&error));
+                    tracing::error!(error = error_chain(&error), "no persisted snapshot");
+                    restore_errors.push(error_chain(&error));
+                }
+            }
+        }
+        if let (Some(path), Some(folder)) = (&last_good, &mut folder) {
+            match LastGood::load(path) {
+                Ok(loaded) => loaded.into_iter().for_each(|good| folder.restore(good)),
+                Err(error) => {
+                    tracing::error!(error = error_chain(&error), "no last good manifests");
+                    restore_errors.push(error_chain(&error));
                 }
             }
         }
@@ -162,15 +181,13 @@ impl Control {
             restored,
             synced: false,
             last_sync: None,
-            restore_error,
+            restore_errors,
             scan_error: None,
             errors: Vec::new(),
         };
-        let folder = config
-            .manifests
-            .map(|path| Mutex::new(ManifestFolder::new(path, config.cluster_name)));
         let shared = Arc::new(Shared {
-            folder,
+            folder: folder.map(Mutex::new),
+            last_good,
             state: Mutex::new(state),
             durable: watch::Sender::new(Arc::clone(&first)),
             snapshots: watch::Sender::new(first),
@@ -271,7 +288,7 @@ impl ControlHandle {
             source_errors: state
                 .scan_error
                 .iter()
-                .chain(&state.restore_error)
+                .chain(&state.restore_errors)
                 .cloned()
                 .collect(),
             errors: state.errors.clone(),
@@ -374,7 +391,15 @@ async fn rescan(shared: &Arc<Shared>) -> bool {
         };
         let scanned = folder.scan();
         let read = scanned.is_ok();
+        let changed = scanned
+            .as_ref()
+            .is_ok_and(|changes| !changes.applied.is_empty() || !changes.deleted.is_empty());
         shared.scanned(scanned, folder.errors().to_vec());
+        if let Some(path) = shared.last_good.as_ref().filter(|_| changed)
+            && let Err(error) = folder.last_good().save(path)
+        {
+            tracing::error!(error = error_chain(&error), "manifests not persisted");
+        }
         read
     };
     task::spawn_blocking(scan).await.unwrap_or(false)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::last_good::{GoodFile, LastGood};
 use crate::manifest::{self, Document, LocatedFault};
 use crate::object::{Object, ObjectKey};
 
@@ -72,6 +73,8 @@ pub struct ManifestFolder {
     files: BTreeMap<PathBuf, File>,
     /// The objects in force, with the text they were read from.
     current: BTreeMap<ObjectKey, Source>,
+    /// Objects of `current` that an earlier process read and this one has not applied yet.
+    restored: BTreeMap<ObjectKey, Object>,
     errors: Vec<ObjectError>,
 }
 
@@ -106,6 +109,7 @@ impl ManifestFolder {
             cluster,
             files: BTreeMap::new(),
             current: BTreeMap::new(),
+            restored: BTreeMap::new(),
             errors: Vec::new(),
         }
     }
@@ -120,6 +124,57 @@ impl ManifestFolder {
     #[must_use]
     pub fn errors(&self) -> &[ObjectError] {
         &self.errors
+    }
+
+    /// Takes up the last good state of an earlier process, before the first scan: it stays in force where the folder now holds
+    /// something invalid, and goes where the folder holds something else or nothing.
+    pub fn restore(&mut self, good: LastGood) {
+        for GoodFile {
+            file,
+            text,
+            documents,
+        } in good.files
+        {
+            let parsed = manifest::parse(&text, &self.cluster);
+            let text: Arc<str> = text.into();
+            for (position, document) in parsed.into_iter().enumerate() {
+                if let Document::Object { object, .. } = document
+                    && documents.contains(&position)
+                {
+                    let source = Source {
+                        file: file.clone(),
+                        text: Arc::clone(&text),
+                        position,
+                    };
+                    self.current.insert(object.key.clone(), source);
+                    self.restored.insert(object.key.clone(), *object);
+                }
+            }
+        }
+    }
+
+    /// The manifests of every object in force.
+    #[must_use]
+    pub fn last_good(&self) -> LastGood {
+        let mut files: Vec<(&Source, Vec<usize>)> = Vec::new();
+        let mut sources: Vec<&Source> = self.current.values().collect();
+        sources.sort_by_key(|source| (&source.file, source.text.as_ptr(), source.position));
+        for source in sources {
+            match files.last_mut() {
+                Some((last, documents))
+                    if last.file == source.file && Arc::ptr_eq(&last.text, &source.text) =>
+                {
+                    documents.push(source.position);
+                }
+                _ => files.push((source, vec![source.position])),
+            }
+        }
+        let file = |(source, documents): (&Source, Vec<usize>)| GoodFile {
+            file: source.file.clone(),
+            text: source.text.to_string(),
+            documents,
+        };
+        LastGood::new(files.into_iter().map(file).collect())
     }
 
     /// Reads the folder and returns what is different.
@@ -205,6 +260,7 @@ impl ManifestFolder {
             let same =
                 before.is_some_and(|b| b.position == source.position && Arc::ptr_eq(&b.text, &source.text));
             if same {
+                changes.applied.extend(self.restored.remove(key));
                 continue;
             }
             let document = files
@@ -222,6 +278,7 @@ impl ManifestFolder {
         );
         self.files = files;
         self.current = found;
+        self.restored.clear();
         self.errors = errors;
         Ok(changes)
     }

@@ -322,6 +322,24 @@ async fn a_restart_without_source_enforces_the_persisted_snapshot() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_invalid_at_the_restart_does_not_weaken_what_was_enforced() {
+    let node = Node::new();
+    run_once(&node).await;
+    node.write("policy.yaml", &POLICY.replace("fromEndpoints", "fromEndpoint"));
+    let handle = node.start().await;
+    handle.endpoint_add(endpoint(8, "db/postgres", "10.1.0.2"));
+    assert!(handle.status().synced && handle.status().errors.len() == 1);
+    assert!(
+        is_allowed(&published(&handle), 8, "10.1.0.3") && !is_allowed(&published(&handle), 8, "10.1.0.4")
+    );
+    fs::remove_file(node.manifests().join("policy.yaml")).expect("file");
+    until(&handle, "the policy goes with its file", |s| {
+        is_allowed(s, 8, "10.1.0.4")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_persisted_policy_is_not_for_a_pod_at_another_address() {
     let node = Node::new();
     run_once(&node).await;

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::line::{self, LineError};
-use super::{AgentState, ApiError, Command, ErrorCode, Reply, Request, SOCKET_NAME};
+use super::{Status, AgentState, ApiError, Command, ErrorCode, Reply, Request, SOCKET_NAME};
 use crate::capture::{CapturedPacket, MAX_SNAPLEN};
 use crate::explanation;
 use crate::flow_log::{FlowFilter, KEPT_RECORDS};
@@ -132,6 +132,9 @@ impl Server {
     }
 }
 
+/// How long workers may take to enforce a published revision.
+const SYNCHRONISE_TIME: Duration = Duration::from_secs(10);
+
 async fn answer(stream: UnixStream, state: &AgentState) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -157,6 +160,7 @@ async fn answer(stream: UnixStream, state: &AgentState) -> io::Result<()> {
             .ask(Command::Status)
             .await
             .map(|status| Reply::Status(Box::new(status))),
+        Request::Synchronise => synchronise(state).await.map(|status| Reply::Status(Box::new(status))),
         Request::EndpointAdd(spec) => state
             .ask(|sender| Command::AddEndpoint(spec, sender))
             .await
@@ -175,6 +179,23 @@ async fn answer(stream: UnixStream, state: &AgentState) -> io::Result<()> {
         }
     };
     line::write(&mut writer, &reply.unwrap_or_else(Reply::Error)).await
+}
+
+/// Reads the source and waits until all workers enforce what came of it.
+async fn synchronise(state: &AgentState) -> Result<Status, ApiError> {
+    let revision = state.ask(Command::Synchronise).await?;
+    let deadline = tokio::time::Instant::now() + SYNCHRONISE_TIME;
+    loop {
+        let status = state.ask(Command::Status).await?;
+        if status.workers.iter().all(|worker| worker.revision >= revision) {
+            return Ok(status);
+        }
+        if tokio::time::Instant::now() > deadline {
+            let message = format!("revision {revision} is not in force on every worker yet");
+            return Err(ApiError::new(ErrorCode::Unavailable, &message));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn stream_flows(

@@ -22,6 +22,8 @@ pub const PENDING_COMMANDS: usize = 64;
 pub enum Command {
     /// State of everything.
     Status(oneshot::Sender<Status>),
+    /// Reads the source of policies now; answered with the revision that is published with it.
+    Synchronise(oneshot::Sender<u64>),
     /// Adds an endpoint; answered when it is attached.
     AddEndpoint(EndpointSpec, oneshot::Sender<Result<EndpointStatus, ApiError>>),
     /// Deletes an endpoint; answered when its interface is free.

@@ -18,6 +18,8 @@ use super::status::EndpointStatus;
 pub enum Request {
     /// [`Reply::Status`].
     Status,
+    /// [`Reply::Status`], once everything that the source of policies holds now is in force on every worker.
+    Synchronise,
     /// [`Reply::Endpoint`].
     EndpointAdd(EndpointSpec),
     /// [`Reply::Endpoint`], as it was.

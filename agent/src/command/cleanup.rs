@@ -12,6 +12,7 @@ use crate::api::SOCKET_NAME;
 use crate::cli::CleanupArgs;
 use crate::endpoint_registry;
 use crate::node::Reconciler;
+use crate::supervisor::SNAPSHOT_NAME;
 
 pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let socket = run_dir.join(SOCKET_NAME);
@@ -21,7 +22,7 @@ pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<Ex
     // Routes before guards: at no time does the kernel have a way to a pod that is neither guarded nor wanted.
     let removed = Reconciler::new()?.remove_all().await?;
     Loader::remove_all(&args.bpffs)?;
-    for name in [SOCKET_NAME, endpoint_registry::FILE_NAME] {
+    for name in [SOCKET_NAME, endpoint_registry::FILE_NAME, SNAPSHOT_NAME] {
         let path = run_dir.join(name);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {

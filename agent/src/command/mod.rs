@@ -22,7 +22,7 @@ use crate::cli::{Cli, Command, PolicyCommand};
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let run_dir = &cli.run_dir;
     match cli.command {
-        Command::Agent(_) => anyhow::bail!("this build has no datapath"),
+        Command::Agent(args) => crate::supervisor::run(run_dir, args).await,
         Command::Status(args) => status::run(run_dir, &args).await,
         Command::Endpoint(command) => endpoint::run(run_dir, command).await,
         Command::Flows(args) => flows::run(run_dir, args).await,

@@ -18,7 +18,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let deadline = Instant::now() + Duration::from_secs(args.timeout);
     let status = loop {
-        let answer = ask(run_dir).await;
+        let answer = ask(run_dir, args.sync).await;
         let is_final = match &answer {
             Ok(status) => !args.wait || status.is_ready,
             Err(_) => !args.wait,
@@ -42,8 +42,9 @@ pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(run_dir: &Path) -> Result<Status, ClientError> {
-    match Client::ask(run_dir, &Request::Status).await? {
+async fn ask(run_dir: &Path, synchronise: bool) -> Result<Status, ClientError> {
+    let request = if synchronise { Request::Synchronise } else { Request::Status };
+    match Client::ask(run_dir, &request).await? {
         Reply::Status(status) => Ok(*status),
         _ => Err(ClientError::Mismatch),
     }

@@ -7,6 +7,7 @@
 //! Everything acts on the network namespace of the calling thread.
 
 pub mod desired;
+pub mod device;
 mod link;
 pub mod monitor;
 pub mod reconciler;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use desired::{FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeState, PAIRS, Pair};
+pub use device::Devices;
 pub use monitor::{NodeEvent, NodeMonitor};
 pub use reconciler::{Reconciler, Report};
 

@@ -119,3 +119,37 @@ fn comments_and_empty_documents_hold_nothing() {
     assert!(parse("# nothing\n---\n---\n# more\n...\n", "default").is_empty());
     assert!(parse("", "default").is_empty());
 }
+
+#[test]
+fn hostile_documents_are_refused_without_harm() {
+    let nested = "[".repeat(200_000);
+    let bomb = (1..30).fold("a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+        let last = format!("*a{}", n - 1);
+        text + &format!("a{n}: &a{n} [{}]\n", vec![last; 8].join(", "))
+    });
+    let mapped = "a: {".repeat(100_000);
+    for text in [
+        nested.as_str(),
+        bomb.as_str(),
+        mapped.as_str(),
+        "\u{0}",
+        "? [a]: b\n",
+        "a: *nowhere\n",
+        "- - - -\n",
+    ] {
+        let documents = parse(text, "default");
+        assert!(
+            documents
+                .iter()
+                .all(|d| matches!(d, Document::Invalid { key: None, .. })),
+            "{documents:?}"
+        );
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_parsed_without_panic(text in "(\\PC|\n|: |- |---\n|kind: |apiVersion: v1\n|[{}\\[\\],&*!|>'\"%#])*") {
+        let _ = parse(&text, "default");
+    }
+}

@@ -213,3 +213,45 @@ fn the_links_of_a_mounted_config_map_are_followed_once() {
     assert_eq!(folder.scan(), (names(&["Namespace a"]), vec![]));
     assert!(folder.errors().is_empty());
 }
+
+#[test]
+fn what_was_good_before_a_restart_stays_where_the_file_is_invalid_now() {
+    let mut folder = Folder::new();
+    folder.write(
+        "bad.yaml",
+        &format!("{}---\n{}", policy("x", "ingress"), policy("y", "ingress")),
+    );
+    folder.write("good.yaml", &policy("z", "ingress"));
+    folder.write("gone.yaml", &namespace("gone"));
+    folder.scan();
+    let good = folder.folder.last_good();
+
+    folder.write(
+        "bad.yaml",
+        &format!("{}---\n{}", policy("x", "nonsense"), policy("y", "ingress")),
+    );
+    folder.remove("gone.yaml");
+    folder.folder = ManifestFolder::new(folder.dir.path().to_path_buf(), "default".into());
+    folder.folder.restore(good);
+    let (mut applied, deleted) = folder.scan();
+    applied.sort();
+    let expected = [
+        "CiliumNetworkPolicy db/x",
+        "CiliumNetworkPolicy db/y",
+        "CiliumNetworkPolicy db/z",
+    ];
+    assert_eq!((applied, deleted), (names(&expected), names(&["Namespace gone"])));
+    assert_eq!(folder.scan(), NOTHING);
+    assert!(!folder.errors().is_empty());
+
+    // It outlives any number of restarts, and goes with the file.
+    let good = folder.folder.last_good();
+    folder.folder = ManifestFolder::new(folder.dir.path().to_path_buf(), "default".into());
+    folder.folder.restore(good);
+    assert!(folder.scan().0.contains(&"CiliumNetworkPolicy db/x".to_owned()));
+    folder.remove("bad.yaml");
+    assert_eq!(
+        folder.scan().1,
+        names(&["CiliumNetworkPolicy db/x", "CiliumNetworkPolicy db/y"])
+    );
+}

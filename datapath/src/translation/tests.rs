@@ -37,7 +37,8 @@ impl Fixture {
 
     fn track(&mut self, key: FlowKey, translation: Option<Translation>, tcp: TcpState) {
         let here = EndpointKey { slot: CLIENT, generation: SlotGeneration(1) };
-        let entry = Entry { translation, tcp, ..Entry::new(key, here, here) };
+        let mut entry = Entry::new(key, here, here);
+        (entry.translation, entry.tcp) = (translation, tcp);
         self.conntrack.insert(entry, 0).unwrap();
     }
 }

@@ -1,0 +1,313 @@
+//! The dataplane as the agent drives it: programs, sockets and the worker thread, in the order that leaves no window.
+//!
+//! Attaching: guard, XDP with an empty slot, routes (the caller's), socket, worker, slot. Detaching goes the other way. All calls
+//! block for milliseconds (sockets are opened and closed here, never on the worker).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use crossbeam::channel;
+use datapath::graph::GraphConfig;
+use datapath::interface::{EndpointConfig, InterfaceConfig, InterfaceKind, MacAddr};
+use datapath::loader::{LoadError, Loader, XdpMode};
+use datapath::worker::{Command, CommandError, Worker, WorkerAudit, WorkerConfig, WorkerHandle};
+use datapath::xsk::socket::{SocketError, SocketFactory, XskIo};
+use datapath::xsk::{IoId, PacketIo};
+use policy::{EndpointKey, Slot, SlotGeneration};
+
+use crate::endpoint_registry::Endpoint;
+use crate::node::{FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, Pair};
+
+/// How long the worker may take to obey.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to free a queue whose socket was closed (about 20 ms).
+const RELEASE: Duration = Duration::from_secs(2);
+
+/// How long the worker may stand still before the process ends: pods are then cut off, visibly, instead of half alive.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Why the dataplane did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// Programs, links or maps.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// UMEM or sockets.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The worker cannot be reached.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The worker did not answer.
+    #[error("the worker did not answer within {} s", ANSWER.as_secs())]
+    NoAnswer,
+    /// The worker thread could not be made.
+    #[error("cannot start the worker: {0}")]
+    Thread(#[from] io::Error),
+    /// All numbers for rings are in use.
+    #[error("too many interfaces")]
+    Exhausted,
+}
+
+/// A network interface of the node, as netlink shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// MAC address.
+    pub mac: MacAddr,
+    /// MTU, bytes.
+    pub mtu: u16,
+}
+
+/// An interface that the worker serves.
+#[derive(Debug, Clone)]
+pub struct Attached {
+    /// The device.
+    pub device: Device,
+    /// How XDP runs.
+    pub mode: XdpMode,
+}
+
+/// Size of the dataplane.
+#[derive(Debug, Clone)]
+pub struct DataplaneConfig {
+    /// Frames of the UMEM.
+    pub frames: u32,
+    /// Empty loops before the worker sleeps.
+    pub spin: u32,
+    /// Limits of the worker's tables.
+    pub graph: GraphConfig,
+}
+
+/// Programs, sockets and the worker of this node.
+#[derive(Debug)]
+pub struct Dataplane {
+    loader: Loader,
+    factory: SocketFactory,
+    worker: WorkerHandle,
+    thread: Option<JoinHandle<()>>,
+    attached: BTreeMap<Slot, (EndpointKey, IoId, Attached)>,
+    next_io: u16,
+    /// Owns the UMEM's descriptor; carries no packets.
+    _keeper: XskIo,
+}
+
+impl Dataplane {
+    /// Opens the pins, registers the UMEM on the keeper pair, which must exist, and starts the worker.
+    ///
+    /// # Errors
+    /// [`DataplaneError`]; nothing is served then.
+    pub fn start(bpffs: &Path, config: &DataplaneConfig) -> Result<Self, DataplaneError> {
+        let loader = Loader::open(bpffs)?;
+        let (factory, frames, keeper) = retry(|| SocketFactory::new(config.frames, false, KEEPER_PAIR.inner))?;
+        let settings = WorkerConfig { graph: config.graph.clone(), spin: config.spin };
+        let (mut worker, handle) = Worker::new(&settings, frames)?;
+        let thread = thread::Builder::new().name("sluice-worker0".into()).spawn(move || {
+            if let Err(error) = worker.run() {
+                tracing::error!(%error, "the worker cannot go on: ending");
+                std::process::abort();
+            }
+        })?;
+        watch_over(handle.clone())?;
+        Ok(Self {
+            loader,
+            factory,
+            worker: handle,
+            thread: Some(thread),
+            attached: BTreeMap::new(),
+            next_io: 1,
+            _keeper: keeper,
+        })
+    }
+
+    /// The worker.
+    #[must_use]
+    pub fn worker(&self) -> &WorkerHandle {
+        &self.worker
+    }
+
+    /// Serves a host pair; `inner` is its inner end.
+    ///
+    /// # Errors
+    /// [`DataplaneError`]; the pair drops everything then.
+    pub fn attach_pair(&mut self, pair: &Pair, inner: &Device) -> Result<(), DataplaneError> {
+        let (slot, kind) = if *pair == HOST_PAIR {
+            (Slot::HOST, InterfaceKind::Host)
+        } else {
+            debug_assert_eq!(*pair, FORWARD_PAIR, "the keeper is not served");
+            (Slot::FORWARD, InterfaceKind::Forward)
+        };
+        let key = EndpointKey { slot, generation: SlotGeneration(0) };
+        let mode = self.loader.attach(inner.index, &inner.name, slot.0.into(), 1)?;
+        let config = InterfaceConfig {
+            key,
+            kind,
+            mtu: inner.mtu,
+            local_mac: pair.inner_mac,
+            peer_mac: pair.outer_mac,
+        };
+        self.serve(config, inner, mode)
+    }
+
+    /// Closes an endpoint's interface: guard first, then XDP with an empty slot. From here on the pod is cut off until it is served.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Load`].
+    pub fn close(&mut self, endpoint: &Endpoint, device: &Device) -> Result<XdpMode, DataplaneError> {
+        self.loader.guard(device.index, &device.name)?;
+        Ok(self.loader.attach(device.index, &device.name, endpoint.key.slot.0.into(), 1)?)
+    }
+
+    /// Serves an endpoint that was closed and has its routes.
+    ///
+    /// # Errors
+    /// [`DataplaneError`]; the pod stays cut off.
+    pub fn open(&mut self, endpoint: &Endpoint, device: &Device, mode: XdpMode) -> Result<(), DataplaneError> {
+        let spec = &endpoint.spec;
+        let kind = InterfaceKind::Endpoint(EndpointConfig {
+            pod_mac: spec.mac,
+            gateway_mac: device.mac,
+            ipv4: spec.ipv4,
+            ipv6: spec.ipv6,
+        });
+        let config = InterfaceConfig {
+            key: endpoint.key,
+            kind,
+            mtu: device.mtu,
+            local_mac: device.mac,
+            peer_mac: spec.mac,
+        };
+        self.serve(config, device, mode)
+    }
+
+    fn serve(&mut self, config: InterfaceConfig, device: &Device, mode: XdpMode) -> Result<(), DataplaneError> {
+        let id = IoId(self.next_io);
+        self.next_io = self.next_io.checked_add(1).ok_or(DataplaneError::Exhausted)?;
+        let io = retry(|| self.factory.open(id, &device.name, 0))?;
+        let fd = io.fd();
+        let (done, answer) = channel::bounded(1);
+        self.worker.send(Command::Attach { config, io: Box::new(io), done })?;
+        answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)?;
+        self.attached
+            .insert(config.key.slot, (config.key, id, Attached { device: device.clone(), mode }));
+        if let Some(fd) = fd {
+            self.loader.set_socket(config.key.slot.0.into(), &fd)?;
+        }
+        Ok(())
+    }
+
+    /// Stops serving an interface and closes its socket; its programs stay, so it drops everything.
+    ///
+    /// # Errors
+    /// [`DataplaneError`] when the worker does not answer. An interface that is not served is no error.
+    pub fn stop(&mut self, key: EndpointKey) -> Result<(), DataplaneError> {
+        let Some((_, id, _)) = self.attached.get(&key.slot).filter(|(served, ..)| *served == key) else {
+            return Ok(());
+        };
+        let id = *id;
+        if let Err(error) = self.loader.clear_socket(key.slot.0.into()) {
+            // The slot empties itself when the socket closes below.
+            tracing::debug!(%error, slot = key.slot.0, "slot was empty");
+        }
+        let (done, answer) = channel::bounded(1);
+        self.worker.send(Command::Detach { key, done })?;
+        let io = answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)?;
+        self.attached.remove(&key.slot);
+        drop(io);
+        let (done, answer) = channel::bounded(1);
+        self.worker.send(Command::Reclaim { id, done })?;
+        let frames = answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)?;
+        tracing::debug!(slot = key.slot.0, frames, "frames reclaimed");
+        Ok(())
+    }
+
+    /// Removes the programs of an interface, or what is left of them when the device is gone.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Load`].
+    pub fn release(&mut self, interface: &str) -> Result<(), DataplaneError> {
+        Ok(self.loader.detach(interface)?)
+    }
+
+    /// The interface that a slot serves.
+    #[must_use]
+    pub fn attached(&self, key: EndpointKey) -> Option<&Attached> {
+        self.attached.get(&key.slot).filter(|(served, ..)| *served == key).map(|(_, _, attached)| attached)
+    }
+
+    /// Name of the interface in a slot.
+    #[must_use]
+    pub fn interface_name(&self, slot: Slot) -> Option<&str> {
+        self.attached.get(&slot).map(|(_, _, attached)| attached.device.name.as_str())
+    }
+
+    /// Frames and rings, counted by the worker.
+    ///
+    /// # Errors
+    /// [`DataplaneError`] when the worker does not answer.
+    pub fn audit(&self) -> Result<WorkerAudit, DataplaneError> {
+        let (done, answer) = channel::bounded(1);
+        self.worker.send(Command::Audit { done })?;
+        answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)
+    }
+
+    /// Packets that the kernel tried to send to endpoints past the worker.
+    #[must_use]
+    pub fn guarded_packets(&self) -> u64 {
+        self.loader.guard_drops().map_or(0, |drops| drops.packets)
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        if self.worker.send(Command::Stop).is_ok()
+            && let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the worker panicked");
+        }
+    }
+}
+
+/// Opens a socket, again while the kernel still tears down the former one.
+fn retry<T>(mut open: impl FnMut() -> Result<T, SocketError>) -> Result<T, SocketError> {
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        match open() {
+            Err(SocketError::Bind { errno: Some(errno), .. })
+                if errno == nix::libc::EBUSY && Instant::now() < deadline =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Ends the process when the worker stands still.
+fn watch_over(worker: WorkerHandle) -> io::Result<()> {
+    thread::Builder::new().name("sluice-watchdog".into()).spawn(move || {
+        let (mut loops, mut moved) = (0, Instant::now());
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let now = worker.counters.loops.get();
+            if now != loops {
+                (loops, moved) = (now, Instant::now());
+            } else if std::sync::Arc::strong_count(&worker.counters) == 1 {
+                // The dataplane was stopped.
+                return;
+            } else if moved.elapsed() > STALL {
+                tracing::error!("the worker stands still: ending");
+                std::process::abort();
+            }
+        }
+    })?;
+    Ok(())
+}

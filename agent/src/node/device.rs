@@ -1,0 +1,48 @@
+//! Interfaces that are not sluice's own: looked up, never changed.
+
+use datapath::interface::MacAddr;
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+
+use super::NodeError;
+use crate::dataplane::Device;
+
+/// Looks interfaces up by name.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    handle: rtnetlink::Handle,
+}
+
+impl Devices {
+    /// Opens netlink in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`NodeError::Connect`].
+    pub fn new() -> Result<Self, NodeError> {
+        let (connection, handle, _messages) = rtnetlink::new_connection().map_err(NodeError::Connect)?;
+        // Ends with the last handle.
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// The interface named `name`; `None` if there is none, or none with a MAC address and an MTU.
+    pub async fn find(&self, name: &str) -> Option<Device> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        device(&links.try_next().await.ok()??)
+    }
+}
+
+fn device(link: &LinkMessage) -> Option<Device> {
+    let mut found = (None, None, None);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => found.0 = Some(name.clone()),
+            LinkAttribute::Address(bytes) => found.1 = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr),
+            // Larger MTUs than IP packets have are those of the loopback.
+            LinkAttribute::Mtu(mtu) => found.2 = Some(u16::try_from(*mtu).unwrap_or(u16::MAX)),
+            _ => {}
+        }
+    }
+    let (Some(name), Some(mac), Some(mtu)) = found else { return None };
+    Some(Device { index: link.header.index, name, mac, mtu })
+}

@@ -1,0 +1,526 @@
+//! The running agent: one task owns the endpoints, the node's state, the dataplane and what control publishes.
+//!
+//! Start: node state, dataplane, host pairs, control, then the endpoints of the last run. Nothing opens earlier than it is safe: an
+//! endpoint whose policy is not published yet drops everything. The agent leaves pins and node state behind when it ends, so that pods
+//! stay cut off and not open; `sluice cleanup` removes them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, TryLockError};
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use control::{Control, ControlConfig, ControlHandle, LocalEndpoint};
+use datapath::counters::Stage;
+use datapath::graph::GraphConfig;
+use policy::{Direction, DropReason, EndpointKey, PodName, Slot, Snapshot};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::block_in_place;
+
+use crate::api::status::{
+    DropCount, EndpointStatus, FrameCount, SourceStatus, StageCount, Status, WorkerStatus, XdpMode,
+};
+use crate::api::{AgentState, ApiError, Command, ErrorCode, Server};
+use crate::cli::{AgentArgs, Switch};
+use crate::dataplane::{Dataplane, DataplaneConfig};
+use crate::endpoint_registry::{self, Endpoint, EndpointRegistry, EndpointSpec, RegistryError};
+use crate::metrics::MetricsServer;
+use crate::node::{
+    Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, tuning,
+};
+use crate::pump;
+
+/// File of the last published snapshot in the run directory.
+pub const SNAPSHOT_NAME: &str = "snapshot.json";
+
+/// File that a running agent holds locked.
+const LOCK_NAME: &str = "agent.lock";
+
+/// Endpoints that the node may have: the XSKMAP's entries less those of the host pairs.
+const ENDPOINTS: u16 = 4000;
+
+/// How often node state is checked without a notification.
+const RECONCILE: Duration = Duration::from_secs(30);
+
+/// Name of a pod's interface in its own namespace.
+const POD_INTERFACE: &str = "eth0";
+
+/// Empty loops of an idle worker per microsecond, roughly; the loop polls every interface once.
+const LOOPS_PER_US: u32 = 4;
+
+/// Runs the agent until it is told to end.
+///
+/// # Errors
+/// It cannot start, or the node refuses what it cannot do without.
+pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_unset| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
+    let _lock = lock(run_dir)?;
+    let (state, commands) = AgentState::new();
+    let mut supervisor = Supervisor::start(run_dir, &args, state.clone()).await?;
+    let server = Server::bind(run_dir)?;
+    let metrics = MetricsServer::bind(args.metrics_address).await?;
+    let worker = supervisor.dataplane.worker().clone();
+    let tasks = [
+        tokio::spawn({
+            let state = state.clone();
+            async move { server.serve(state).await }
+        }),
+        tokio::spawn(metrics.serve(state.clone())),
+        tokio::spawn(pump::run(state.clone(), worker)),
+    ];
+    tracing::info!(run_dir = %run_dir.display(), "sluice is running");
+    let outcome = supervisor.serve(commands).await;
+    for task in tasks {
+        task.abort();
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+fn lock(run_dir: &Path) -> anyhow::Result<File> {
+    let path = run_dir.join(LOCK_NAME);
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("another agent runs with {}", run_dir.display()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+#[derive(Debug)]
+struct Supervisor {
+    node_name: String,
+    manifests: String,
+    tune_pods: bool,
+    state: AgentState,
+    registry: EndpointRegistry,
+    reconciler: Reconciler,
+    devices: Devices,
+    dataplane: Dataplane,
+    control: ControlHandle,
+    warnings: BTreeMap<Slot, Vec<String>>,
+    node_warnings: Vec<String>,
+    repairs: u64,
+}
+
+impl Supervisor {
+    async fn start(run_dir: &Path, args: &AgentArgs, state: AgentState) -> anyhow::Result<Self> {
+        let registry = EndpointRegistry::open(&run_dir.join(endpoint_registry::FILE_NAME), ENDPOINTS)?;
+        let mut reconciler = Reconciler::new()?;
+        let devices = Devices::new()?;
+        // The pairs without any route yet: pods' routes come when their interfaces are closed.
+        reconciler.reconcile(&NodeState::default()).await.context("cannot set up the node")?;
+        let config = DataplaneConfig {
+            frames: args.umem_frames,
+            spin: args.spin_us.saturating_mul(LOOPS_PER_US),
+            graph: GraphConfig::default(),
+        };
+        let dataplane = block_in_place(|| Dataplane::start(&args.bpffs, &config))?;
+        let node_name = match &args.node_name {
+            Some(name) => name.clone(),
+            None => fs::read_to_string("/proc/sys/kernel/hostname").context("host name")?.trim().to_owned(),
+        };
+        let control = Control::start(ControlConfig {
+            manifests: Some(args.manifests.clone()),
+            persist: Some(run_dir.join(SNAPSHOT_NAME)),
+            node_name: node_name.clone(),
+            node_addresses: args.node_addresses.clone(),
+            pod_cidrs: args.pod_cidrs.clone(),
+            ..ControlConfig::default()
+        })
+        .await;
+        let mut supervisor = Self {
+            node_name,
+            manifests: args.manifests.display().to_string(),
+            tune_pods: args.pod_tuning == Switch::On,
+            state,
+            registry,
+            reconciler,
+            devices,
+            dataplane,
+            control,
+            warnings: BTreeMap::new(),
+            node_warnings: Vec::new(),
+            repairs: 0,
+        };
+        supervisor.attach_pairs().await?;
+        supervisor.adopt().await;
+        let published = Arc::clone(&supervisor.control.snapshots().borrow_and_update());
+        supervisor.publish(published);
+        Ok(supervisor)
+    }
+
+    async fn attach_pairs(&mut self) -> anyhow::Result<()> {
+        for pair in [&HOST_PAIR, &FORWARD_PAIR] {
+            let inner = self.devices.find(pair.inner).await.with_context(|| format!("{} is missing", pair.inner))?;
+            block_in_place(|| self.dataplane.attach_pair(pair, &inner))
+                .with_context(|| format!("cannot serve {}", pair.inner))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the endpoints of the last run up again; those whose interface is gone are forgotten.
+    async fn adopt(&mut self) {
+        let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
+        for endpoint in known {
+            if self.devices.find(&endpoint.spec.interface).await.is_none() {
+                tracing::info!(pod = %endpoint.spec.pod, "interface is gone: endpoint forgotten");
+                self.forget(&endpoint).await;
+                continue;
+            }
+            if let Err(error) = self.attach(&endpoint).await {
+                tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
+                self.warnings.entry(endpoint.key.slot).or_default().push(format!("{error:#}"));
+            }
+        }
+        self.reconcile().await;
+    }
+
+    /// Answers commands and follows control and the kernel until the process is told to end.
+    async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) -> anyhow::Result<()> {
+        let mut snapshots = self.control.snapshots();
+        let mut monitor = NodeMonitor::new()?;
+        let mut ticks = tokio::time::interval(RECONCILE);
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        loop {
+            tokio::select! {
+                Some(command) = commands.recv() => self.obey(command).await,
+                Ok(()) = snapshots.changed() => {
+                    let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                    self.publish(snapshot);
+                }
+                event = monitor.next() => match event {
+                    Some(NodeEvent::LinkRemoved { index, name }) => self.link_removed(index, &name).await,
+                    Some(NodeEvent::Touched | NodeEvent::Overrun) => self.reconcile().await,
+                    None => bail!("the kernel's notifications ended"),
+                },
+                _ = ticks.tick() => self.reconcile().await,
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+        }
+    }
+
+    fn publish(&mut self, snapshot: Arc<Snapshot>) {
+        let pods: HashMap<IpAddr, PodName> = self.control.pod_addresses();
+        self.state.names.store(Arc::new(pump::names(&snapshot, pods)));
+        self.state.snapshot.store(Arc::clone(&snapshot));
+        if let Err(error) = self.dataplane.worker().publish(snapshot) {
+            tracing::warn!(%error, "the worker sees the new snapshot a little later");
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        // Whoever asked may have gone away; that is no error.
+        match command {
+            Command::Status(answer) => {
+                answer.send(self.status()).ok();
+            },
+            Command::ListEndpoints(answer) => {
+                answer.send(self.endpoints()).ok();
+            },
+            Command::AddEndpoint(spec, answer) => {
+                answer.send(self.add(spec).await).ok();
+            },
+            Command::DeleteEndpoint(pod, answer) => {
+                answer.send(self.delete(&pod).await).ok();
+            },
+            Command::Synchronise(answer) => {
+                let revision = self.control.rescan().await.0;
+                let snapshot = Arc::clone(&self.control.snapshots().borrow());
+                self.publish(snapshot);
+                answer.send(revision).ok();
+            }
+        }
+    }
+
+    async fn add(&mut self, spec: EndpointSpec) -> Result<EndpointStatus, ApiError> {
+        let device = self.devices.find(&spec.interface).await;
+        if device.is_none() {
+            return Err(ApiError::new(
+                ErrorCode::InvalidArgument,
+                &format!("interface: `{}` does not exist", spec.interface),
+            ));
+        }
+        let known = self.registry.get(&spec.pod).is_some_and(|endpoint| {
+            endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some()
+        });
+        let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
+        if !known && let Err(error) = self.attach(&endpoint).await {
+            self.detach(&endpoint).await;
+            return Err(ApiError::new(ErrorCode::Failed, &format!("{error:#}")));
+        }
+        Ok(self.endpoint_status(&endpoint))
+    }
+
+    async fn delete(&mut self, pod: &PodName) -> Result<EndpointStatus, ApiError> {
+        let Some(endpoint) = self.registry.get(pod).cloned() else {
+            return Err(ApiError::new(ErrorCode::NotFound, &format!("pod: {pod} is no endpoint")));
+        };
+        let last = self.endpoint_status(&endpoint);
+        self.detach(&endpoint).await;
+        Ok(last)
+    }
+
+    /// Guard, XDP with an empty slot, routes, socket, slot.
+    async fn attach(&mut self, endpoint: &Endpoint) -> anyhow::Result<()> {
+        let spec = &endpoint.spec;
+        let device = self
+            .devices
+            .find(&spec.interface)
+            .await
+            .with_context(|| format!("interface {} is gone", spec.interface))?;
+        let mode = block_in_place(|| self.dataplane.close(endpoint, &device))?;
+        self.reconcile().await;
+        self.control.endpoint_add(LocalEndpoint {
+            key: endpoint.key,
+            pod: spec.pod.clone(),
+            addresses: spec.addresses().collect(),
+        });
+        let snapshot = Arc::clone(&self.control.snapshots().borrow());
+        self.publish(snapshot);
+        block_in_place(|| self.dataplane.open(endpoint, &device, mode))?;
+        let mut warnings = Vec::new();
+        if self.tune_pods {
+            for (step, outcome) in tuning::tune(&spec.interface, spec.netns.as_deref(), POD_INTERFACE).await {
+                if let Err(error) = outcome {
+                    warnings.push(format!("{step}: {error}"));
+                }
+            }
+        }
+        self.warnings.insert(endpoint.key.slot, warnings);
+        Ok(())
+    }
+
+    /// Everything back, in the opposite order; what fails is reported and the rest goes on.
+    async fn detach(&mut self, endpoint: &Endpoint) {
+        let interface = &endpoint.spec.interface;
+        if let Err(error) = block_in_place(|| self.dataplane.stop(endpoint.key)) {
+            tracing::error!(%interface, %error, "cannot stop serving");
+        }
+        self.forget(endpoint).await;
+        self.reconcile().await;
+    }
+
+    /// Removes an endpoint from all books, routes last.
+    async fn forget(&mut self, endpoint: &Endpoint) {
+        self.control.endpoint_delete(endpoint.key);
+        let snapshot = Arc::clone(&self.control.snapshots().borrow());
+        self.publish(snapshot);
+        if let Err(error) = self.registry.remove(&endpoint.spec.pod) {
+            tracing::error!(pod = %endpoint.spec.pod, %error, "cannot forget the endpoint");
+        }
+        self.reconcile().await;
+        if let Err(error) = block_in_place(|| self.dataplane.release(&endpoint.spec.interface)) {
+            tracing::error!(interface = %endpoint.spec.interface, %error, "cannot remove programs");
+        }
+        self.warnings.remove(&endpoint.key.slot);
+    }
+
+    async fn link_removed(&mut self, index: u32, name: &str) {
+        let endpoint = self.registry.by_interface(name).cloned();
+        match endpoint {
+            Some(endpoint)
+                if self.dataplane.attached(endpoint.key).is_none_or(|attached| attached.device.index == index) =>
+            {
+                tracing::info!(pod = %endpoint.spec.pod, interface = name, "interface is gone");
+                self.detach(&endpoint).await;
+            }
+            _ => self.reconcile().await,
+        }
+    }
+
+    /// Brings the node to what the endpoints need, and serves the host pairs again if somebody removed them.
+    async fn reconcile(&mut self) {
+        let pods = self.registry.endpoints().flat_map(|endpoint| endpoint.spec.addresses().collect::<Vec<_>>());
+        let desired = NodeState { pods: pods.collect(), ..NodeState::default() };
+        let report = match self.reconciler.reconcile(&desired).await {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::error!(%error, "node state is not as it should be");
+                self.node_warnings = vec![error.to_string()];
+                return;
+            }
+        };
+        self.repairs += report.repaired.len() as u64;
+        self.node_warnings = report.warnings.iter().map(ToString::to_string).collect();
+        if report.has_recreated(&KEEPER_PAIR) {
+            // The UMEM's own device is gone and no socket can be bound any more: only a new process can.
+            tracing::error!("{} was removed: ending, so that the agent is started anew", KEEPER_PAIR.outer);
+            std::process::exit(1);
+        }
+        for (pair, slot) in [(&HOST_PAIR, Slot::HOST), (&FORWARD_PAIR, Slot::FORWARD)] {
+            if !report.has_recreated(pair) {
+                continue;
+            }
+            let key = EndpointKey { slot, generation: policy::SlotGeneration(0) };
+            let served = block_in_place(|| self.dataplane.stop(key));
+            let inner = self.devices.find(pair.inner).await;
+            let served = served.map_err(anyhow::Error::from).and_then(|()| {
+                let inner = inner.with_context(|| format!("{} is missing", pair.inner))?;
+                Ok(block_in_place(|| self.dataplane.attach_pair(pair, &inner))?)
+            });
+            if let Err(error) = served {
+                tracing::error!(error = format!("{error:#}"), "cannot serve {}", pair.inner);
+                self.node_warnings.push(format!("{}: {error:#}", pair.inner));
+            }
+        }
+    }
+
+    fn endpoints(&self) -> Vec<EndpointStatus> {
+        self.registry.endpoints().map(|endpoint| self.endpoint_status(endpoint)).collect()
+    }
+
+    fn endpoint_status(&self, endpoint: &Endpoint) -> EndpointStatus {
+        let worker = self.dataplane.worker();
+        let snapshot = worker.snapshot.load();
+        let policy = snapshot.endpoint(endpoint.key);
+        let attached = self.dataplane.attached(endpoint.key);
+        let waits_for = match (attached, policy) {
+            (None, _) => Some("its interface"),
+            (_, None) => Some("its policy"),
+            (Some(_), Some(_)) if worker.counters.revision.get() < snapshot.revision.0 => Some("the worker"),
+            (Some(_), Some(_)) => None,
+        };
+        let counters = worker.counters.slot(endpoint.key.slot);
+        let received = counters.map_or(0, |counters| counters.rx_packets.get());
+        let dropped = counters.map_or(0, |counters| counters.dropped.get());
+        EndpointStatus {
+            endpoint: endpoint.clone(),
+            is_ready: waits_for.is_none(),
+            waits_for: waits_for.map(Into::into),
+            identity: policy.map(|policy| policy.identity.0),
+            mode: attached.map(|attached| xdp_mode(attached.mode)),
+            forwarded: received.saturating_sub(dropped),
+            dropped,
+            warnings: self.warnings.get(&endpoint.key.slot).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let worker = self.dataplane.worker();
+        let counters = &worker.counters;
+        let source = self.control.status();
+        let endpoints = self.endpoints();
+        let revision = worker.snapshot.load().revision.0;
+        let mut waits_for: Vec<String> = Vec::new();
+        if revision == 0 {
+            waits_for.push(format!("policies from {}", self.manifests));
+        }
+        waits_for.extend(endpoints.iter().filter_map(|endpoint| {
+            let reason = endpoint.waits_for.as_ref()?;
+            Some(format!("endpoint {}: {reason}", endpoint.endpoint.spec.pod))
+        }));
+        let drops = DropReason::ALL.iter().flat_map(|reason| {
+            [None, Some(Direction::Ingress), Some(Direction::Egress)].map(|direction| DropCount {
+                code: *reason as u8,
+                reason: reason.label().into(),
+                direction,
+                packets: counters.dropped(*reason, direction),
+            })
+        });
+        let stages = Stage::ALL.iter().map(|stage| StageCount {
+            stage: stage.label().into(),
+            packets: counters.stage(*stage).get(),
+        });
+        let mut warnings = self.node_warnings.clone();
+        let (mut frames, mut received, mut transmitted) = (FrameCount::default(), 0, 0);
+        match block_in_place(|| self.dataplane.audit()) {
+            Ok(audit) => {
+                frames = FrameCount {
+                    total: audit.frames.total as u64,
+                    free: audit.frames.free as u64,
+                    in_rings: (audit.frames.posted + audit.frames.transmitting) as u64,
+                    held: audit.held as u64,
+                };
+                for (key, io) in &audit.interfaces {
+                    received += io.rx_packets;
+                    transmitted += io.tx_packets;
+                    if io.invalid_descriptors > 0 {
+                        warnings.push(format!("slot {}: {} invalid descriptors", key.slot.0, io.invalid_descriptors));
+                    }
+                }
+            }
+            Err(error) => warnings.push(error.to_string()),
+        }
+        let guarded = self.dataplane.guarded_packets();
+        if guarded > 0 {
+            warnings.push(format!("{guarded} packets that the kernel sent to pods past sluice were dropped"));
+        }
+        if let Some(since) = source.stale_since {
+            warnings.push(format!("{} cannot be read since {since}: the last good state is enforced", self.manifests));
+        }
+        let problems = source.errors.iter().map(problem);
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            node_name: self.node_name.clone(),
+            is_ready: waits_for.is_empty(),
+            waits_for,
+            revision,
+            source: SourceStatus {
+                location: self.manifests.clone(),
+                is_synced: source.synced,
+                problems: source.source_errors.iter().cloned().chain(problems).collect(),
+            },
+            workers: vec![WorkerStatus {
+                id: 0,
+                revision: counters.revision.get(),
+                received,
+                transmitted,
+                flows: counters.flows.get(),
+                flow_capacity: GraphConfig::default().flows.into(),
+                lost_events: counters.events_lost.get(),
+            }],
+            endpoints,
+            forwarded: counters.forwarded_packets.get(),
+            drops: drops.filter(|drop| drop.packets > 0).collect(),
+            stages: stages.collect(),
+            frames,
+            repairs: self.repairs,
+            warnings,
+        }
+    }
+}
+
+fn xdp_mode(mode: datapath::loader::XdpMode) -> XdpMode {
+    match mode {
+        datapath::loader::XdpMode::Native => XdpMode::Native,
+        datapath::loader::XdpMode::Generic => XdpMode::Generic,
+    }
+}
+
+/// A refused object as people read it: `file:line: object: field: message`.
+fn problem(error: &control::ObjectError) -> String {
+    let mut text = error.file.display().to_string();
+    if let Some(line) = error.line {
+        text.push_str(&format!(":{line}"));
+    }
+    for part in [error.object.as_deref().unwrap_or_default(), &error.field, &error.message] {
+        if !part.is_empty() {
+            text.push_str(": ");
+            text.push_str(part);
+        }
+    }
+    text
+}
+
+fn refused(error: &RegistryError) -> ApiError {
+    let code = match error {
+        RegistryError::Full { .. } => ErrorCode::Exhausted,
+        RegistryError::AddressInUse { .. }
+        | RegistryError::InterfaceInUse { .. }
+        | RegistryError::PodInUse { .. } => ErrorCode::Conflict,
+        RegistryError::Io { .. } => ErrorCode::Failed,
+        _ => ErrorCode::InvalidArgument,
+    };
+    ApiError::new(code, error)
+}
