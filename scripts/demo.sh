@@ -151,7 +151,7 @@ get() {
     echo "$code temperatures"
   elif grep -q '<polyline' "$body"; then
     echo "$code plot"
-  elif grep -q '^flask_app_requests_total' "$body"; then
+  elif grep -q 'flask_app_requests_total' "$body"; then
     echo "$code metrics"
   else
     echo "$code: $(head -c 60 "$body" | tr -d '\r\n')"

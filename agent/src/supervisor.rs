@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,6 +62,7 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_unset| "info".into()),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
@@ -452,10 +454,6 @@ impl Supervisor {
             }
             Err(error) => warnings.push(error.to_string()),
         }
-        let guarded = self.dataplane.guarded_packets();
-        if guarded > 0 {
-            warnings.push(format!("{guarded} packets that the kernel sent to pods past sluice were dropped"));
-        }
         if let Some(since) = source.stale_since {
             warnings.push(format!("{} cannot be read since {since}: the last good state is enforced", self.manifests));
         }
@@ -486,6 +484,7 @@ impl Supervisor {
             stages: stages.collect(),
             frames,
             repairs: self.repairs,
+            guarded: self.dataplane.guarded_packets(),
             warnings,
         }
     }

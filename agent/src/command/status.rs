@@ -98,7 +98,7 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         "Frames:     {} ({} free, {} in rings, {} held)",
         frames.total, frames.free, frames.in_rings, frames.held
     )?;
-    writeln!(out, "Node state: {} repairs", status.repairs)?;
+    writeln!(out, "Node state: {} repairs, {} packets guarded off", status.repairs, status.guarded)?;
     for warning in &status.warnings {
         writeln!(out, "  warning: {warning}")?;
     }

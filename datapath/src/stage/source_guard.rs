@@ -32,7 +32,10 @@ pub fn endpoint(config: &EndpointConfig, headers: &IpHeaders) -> Result<(), Drop
         };
     }
     if !own {
-        return Err(DropReason::InvalidSourceIp);
+        // Its link-local address is the pod's own, too, but leads nowhere: only groups on the link are spoken to with it.
+        let link_local = headers.source == IpAddr::V6(config.pod_mac.link_local());
+        let to_group = link_local && headers.destination.is_multicast();
+        return Err(if to_group { DropReason::Multicast } else { DropReason::InvalidSourceIp });
     }
     destination(headers)
 }
