@@ -1,5 +1,7 @@
 //! A byte stream in arbitrary segments, repeated, overlapping and early ones among them, against the same stream in one byte
 //! steps: same verdict, and nothing past the denied byte is ever forwarded.
+//!
+//! `cargo +nightly fuzz run http1_gate -- -dict=http1.dict`
 #![no_main]
 
 use std::sync::LazyLock;

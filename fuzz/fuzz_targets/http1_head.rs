@@ -1,4 +1,6 @@
 //! Arbitrary bytes as a request head: no panic, and what is accepted keeps the promises of the module.
+//!
+//! `cargo +nightly fuzz run http1_head -- -dict=http1.dict`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

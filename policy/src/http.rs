@@ -37,7 +37,7 @@ const PATTERN_BYTES: usize = 1 << 20;
 const AUTOMATON_ATTEMPTS: usize = 32;
 
 /// Rules that one pass over the columns judges, in words of 64.
-const PASS_WORDS: usize = 16;
+const PASS_WORDS: usize = 4;
 
 /// One entry of `rules.http[]`; absent and empty fields match everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

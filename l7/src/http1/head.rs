@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 
 use policy::DropReason;
 
-use super::line::{LineStep, ParsedLine, RequestLine, Version};
+use super::line::{self, LineStep, LineView, ParsedLine, RequestLine, Version};
 use super::target::TargetError;
 
 /// Largest request head, bytes, its empty line included.
@@ -183,10 +183,21 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
             HeadError::RequestLine
         });
     };
-    let line = line.finish(bytes)?;
+    let parsed = line.finish(bytes)?;
+    let judge = || {
+        let Fields {
+            framing,
+            is_persistent,
+        } = parse_fields(bytes, &line.layout(&parsed).view(bytes))?;
+        Ok(Head {
+            line: parsed,
+            framing,
+            is_persistent,
+        })
+    };
     match FieldScanner::default().feed(limited.get(len..).unwrap_or_default())? {
         ScanStep::Complete(end) if bytes.get(len + end..) == Some(b"\n") && bytes.len() <= HEAD_LIMIT => {
-            parse_fields(bytes, line)
+            judge()
         }
         ScanStep::Complete(end) if len + end < HEAD_LIMIT => Err(HeadError::LineEnd),
         _ if bytes.len() > HEAD_LIMIT => Err(HeadError::TooLarge),
@@ -229,11 +240,18 @@ impl Field {
     }
 }
 
+/// What the fields say of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fields {
+    pub(crate) framing: Framing,
+    pub(crate) is_persistent: bool,
+}
+
 /// Judges the fields of a complete head whose line ends were checked by [`FieldScanner`] and whose first line is `line`.
 ///
 /// # Errors
 /// The rule that is broken.
-pub(crate) fn parse_fields<'a>(bytes: &'a [u8], line: ParsedLine<'a>) -> Result<Head<'a>, HeadError> {
+pub(crate) fn parse_fields(bytes: &[u8], line: &LineView<'_>) -> Result<Fields, HeadError> {
     if !bytes.is_ascii() {
         return Err(HeadError::Field);
     }
@@ -249,9 +267,12 @@ pub(crate) fn parse_fields<'a>(bytes: &'a [u8], line: ParsedLine<'a>) -> Result<
         Version::Http10 => 0,
         Version::Http11 => 1,
     };
-    if (request.method, request.path, request.version)
-        != (Some(line.method), Some(line.raw_target), Some(minor))
-    {
+    let seen = (
+        request.method.map(str::as_bytes),
+        request.path.map(str::as_bytes),
+        request.version,
+    );
+    if seen != (Some(line.method), Some(line.raw_target), Some(minor)) {
         return Err(HeadError::RequestLine);
     }
     let mut host = None;
@@ -286,10 +307,10 @@ pub(crate) fn parse_fields<'a>(bytes: &'a [u8], line: ParsedLine<'a>) -> Result<
             Field::Upgrade => options.upgrade = true,
         }
     }
-    match (host, line.target.authority) {
+    match (host, line.authority) {
         (None, None) if line.version == Version::Http10 => {}
         (Some(_), None) => {}
-        (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority.as_bytes()) => {}
+        (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority) => {}
         _ => return Err(HeadError::Host),
     }
     let framing = match (length, is_chunked) {
@@ -302,8 +323,7 @@ pub(crate) fn parse_fields<'a>(bytes: &'a [u8], line: ParsedLine<'a>) -> Result<
         return Err(HeadError::Upgrade);
     }
     let is_persistent = !options.close && (line.version == Version::Http11 || options.keep_alive);
-    Ok(Head {
-        line,
+    Ok(Fields {
         framing,
         is_persistent,
     })
@@ -323,8 +343,7 @@ fn content_length(value: &[u8]) -> Option<u64> {
 
 /// `uri-host [":" port]` by its characters (RFC 3986, section 3.2.2); empty is allowed (RFC 9112, section 3.2).
 fn host_value(value: &[u8]) -> Result<&[u8], HeadError> {
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
-    if value.iter().all(allowed) {
+    if line::run(value, line::HOST) == value.len() {
         Ok(value)
     } else {
         Err(HeadError::Host)

@@ -4,7 +4,7 @@
 //! be part of a request line is refused as it comes, before any line end: bytes of another protocol never reach the server.
 
 use super::head::HeadError;
-use super::target::{Target, TargetError};
+use super::target::{SCHEME_LEN, Target, TargetError};
 
 /// Longest method, bytes; registered ones have 17 at most (IANA HTTP Method Registry).
 pub const METHOD_LIMIT: u32 = 32;
@@ -45,6 +45,43 @@ pub struct RequestLine {
     method_len: u32,
     target_end: u32,
     version: Version,
+}
+
+/// A complete request line as offsets: what [`RequestLine::finish`] found, good for the same bytes without reading them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LineLayout {
+    method_len: u32,
+    target_end: u32,
+    path_len: u32,
+    authority: Option<(u32, u32)>,
+    version: Version,
+}
+
+/// The parts of a request line that was judged before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LineView<'a> {
+    pub(crate) method: &'a [u8],
+    pub(crate) raw_target: &'a [u8],
+    pub(crate) path: &'a [u8],
+    pub(crate) authority: Option<&'a [u8]>,
+    pub(crate) version: Version,
+}
+
+impl LineLayout {
+    /// The parts in `head`, which begins with the line.
+    pub(crate) fn view<'a>(&self, head: &'a [u8]) -> LineView<'a> {
+        let part = |from: u32, to: u32| head.get(from as usize..to as usize).unwrap_or_default();
+        LineView {
+            method: part(0, self.method_len),
+            raw_target: part(self.method_len + 1, self.target_end),
+            path: match self.path_len {
+                0 => b"/",
+                len => part(self.target_end.saturating_sub(len), self.target_end),
+            },
+            authority: self.authority.map(|(from, to)| part(from, to)),
+            version: self.version,
+        }
+    }
 }
 
 /// A complete request line.
@@ -90,16 +127,30 @@ impl RequestLine {
     /// # Errors
     /// [`HeadError::NotHttp`] for what no HTTP/1 client sends, else the rule that is broken.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<LineStep, HeadError> {
-        for (at, byte) in bytes.iter().enumerate() {
-            if self.step(*byte)? {
-                return Ok(LineStep::Complete(at + 1));
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let run = match self.state {
+                State::Method => run(rest, TOKEN).min((METHOD_LIMIT - self.len) as usize),
+                State::Target => run(rest, TARGET),
+                State::Version(_) => 0,
+            };
+            self.len += u32::try_from(run).unwrap_or(u32::MAX);
+            rest = rest.get(run..).unwrap_or_default();
+            let Some((byte, after)) = rest.split_first() else {
+                break;
+            };
+            let complete = self.step(*byte)?;
+            self.len += 1;
+            rest = after;
+            if complete {
+                return Ok(LineStep::Complete(bytes.len() - rest.len()));
             }
         }
         Ok(LineStep::More)
     }
 
+    /// Takes a byte that ends the method or the target, or one of the version; says whether it ends the line.
     fn step(&mut self, byte: u8) -> Result<bool, HeadError> {
-        let mut complete = false;
         match self.state {
             State::Method => match byte {
                 b' ' if self.len > 0 => {
@@ -107,7 +158,6 @@ impl RequestLine {
                     self.state = State::Target;
                 }
                 b'\r' | b'\n' if self.len == 0 => return Err(HeadError::EmptyLine),
-                _ if is_token(byte) && self.len < METHOD_LIMIT => {}
                 _ => return Err(HeadError::NotHttp),
             },
             State::Target => match byte {
@@ -116,7 +166,6 @@ impl RequestLine {
                     self.state = State::Version(0);
                 }
                 b'#' => return Err(HeadError::Target(TargetError::Fragment)),
-                0x21..=0x7e => {}
                 0x80.. => return Err(HeadError::Target(TargetError::NotAscii)),
                 b'\n' => return Err(HeadError::LineEnd),
                 _ => return Err(HeadError::RequestLine),
@@ -126,7 +175,7 @@ impl RequestLine {
                 match (seen, byte) {
                     (7, b'0') => self.version = Version::Http10,
                     (7, b'1') => self.version = Version::Http11,
-                    (8, b'\r') => complete = true,
+                    (8, b'\r') => return Ok(true),
                     (_, b'\n') => return Err(HeadError::LineEnd),
                     (5, b'2'..=b'9') => return Err(HeadError::NotHttp),
                     _ if VERSION.get(usize::from(seen)) == Some(&byte) => {}
@@ -134,8 +183,7 @@ impl RequestLine {
                 }
             }
         }
-        self.len += 1;
-        Ok(complete)
+        Ok(false)
     }
 
     /// Method and target of `line` as far as they came, for logs.
@@ -149,6 +197,29 @@ impl RequestLine {
                 part(0, self.method_len),
                 part(self.method_len + 1, self.target_end),
             ),
+        }
+    }
+
+    /// Where the parts of `line` are, which this parser has read.
+    pub(crate) fn layout(&self, line: &ParsedLine<'_>) -> LineLayout {
+        let target_len = self.target_end - self.method_len - 1;
+        let authority_len = line
+            .target
+            .authority
+            .map_or(0, |authority| u32::try_from(authority.len()).unwrap_or(0));
+        // An absolute target without path stands for `/`, which is not in the bytes.
+        let is_bare = authority_len > 0 && authority_len + SCHEME_LEN == target_len;
+        let authority_from = self.method_len + 1 + SCHEME_LEN;
+        LineLayout {
+            method_len: self.method_len,
+            target_end: self.target_end,
+            path_len: if is_bare {
+                0
+            } else {
+                u32::try_from(line.target.path.len()).unwrap_or(0)
+            },
+            authority: (authority_len > 0).then_some((authority_from, authority_from + authority_len)),
+            version: self.version,
         }
     }
 
@@ -174,6 +245,49 @@ impl RequestLine {
 }
 
 /// `tchar` of RFC 9110, section 5.6.2.
-pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+const TOKEN: u8 = 1;
+
+/// Printable ASCII without `#`.
+const TARGET: u8 = 2;
+
+/// `uri-host [":" port]` (RFC 3986, section 3.2.2).
+pub(crate) const HOST: u8 = 4;
+
+/// What a byte can be part of.
+const CLASSES: [u8; 256] = {
+    const TOKEN_MARKS: &[u8] = b"!#$%&'*+-.^_`|~";
+    const HOST_MARKS: &[u8] = b"-._~%!$&'()*+;=:[]";
+    let mut classes = [0; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        let mut class = if byte == b'#' { 0 } else { TARGET };
+        if byte.is_ascii_alphanumeric() || contains(TOKEN_MARKS, byte) {
+            class |= TOKEN;
+        }
+        if byte.is_ascii_alphanumeric() || contains(HOST_MARKS, byte) {
+            class |= HOST;
+        }
+        classes[byte as usize] = class;
+        byte += 1;
+    }
+    classes
+};
+
+const fn contains(bytes: &[u8], byte: u8) -> bool {
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == byte {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Bytes at the start of `bytes` that are all of `class`.
+pub(crate) fn run(bytes: &[u8], class: u8) -> usize {
+    bytes
+        .iter()
+        .position(|byte| CLASSES[usize::from(*byte)] & class == 0)
+        .unwrap_or(bytes.len())
 }

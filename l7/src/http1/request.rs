@@ -7,8 +7,8 @@
 use policy::{Direction, DropReason, HttpRequest};
 
 use super::body::{BodyStep, Chunked};
-use super::head::{FieldScanner, Framing, HEAD_LIMIT, HeadError, ScanStep, parse_fields};
-use super::line::{LineStep, RequestLine};
+use super::head::{FieldScanner, Fields, Framing, HEAD_LIMIT, HeadError, ScanStep, parse_fields};
+use super::line::{LineLayout, LineStep, RequestLine};
 use super::response::Outstanding;
 use crate::gate::{L7Sink, Rules};
 use crate::sequence::{CopyFull, JudgedStream};
@@ -69,7 +69,7 @@ fn malformed(place: FaultPlace) -> Stop {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Line,
-    Fields(FieldScanner),
+    Fields(FieldScanner, LineLayout),
     /// The head is judged; its last line feed is to come.
     HeadEnd(Framing),
     Length(u64),
@@ -82,7 +82,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestRef {
     offset: usize,
-    line: RequestLine,
+    line: LineLayout,
 }
 
 /// Parser state; plain data, so that a segment can be judged and forgotten again.
@@ -142,7 +142,7 @@ impl RequestParser {
     pub(crate) fn finish(&self) -> Result<(), Stop> {
         match self.phase {
             Phase::Line if self.line.is_empty() => Ok(()),
-            Phase::Line | Phase::Fields(_) => Err(malformed(FaultPlace::Cut)),
+            Phase::Line | Phase::Fields(..) => Err(malformed(FaultPlace::Cut)),
             Phase::HeadEnd(_) => Err(malformed(FaultPlace::Body)),
             Phase::Length(_) | Phase::Chunked(_) | Phase::Ended => Ok(()),
         }
@@ -151,7 +151,7 @@ impl RequestParser {
     /// Method and target of the unfinished head, as far as they came.
     pub(crate) fn partial<'a>(&self, stream: &'a JudgedStream) -> (&'a [u8], &'a [u8]) {
         match self.phase {
-            Phase::Line | Phase::Fields(_) => self.line.partial(stream.head()),
+            Phase::Line | Phase::Fields(..) => self.line.partial(stream.head()),
             _ => (&[], &[]),
         }
     }
@@ -168,7 +168,7 @@ impl RequestParser {
         while let Some(first) = bytes.first() {
             let used = match &mut self.phase {
                 Phase::Line => self.feed_line(bytes, stream, rules)?,
-                Phase::Fields(_) => self.feed_fields(bytes, stream, outstanding, rules, sink)?,
+                Phase::Fields(..) => self.feed_fields(bytes, stream, outstanding, rules, sink)?,
                 Phase::HeadEnd(framing) => {
                     if *first != b'\n' {
                         return Err(malformed(FaultPlace::Body));
@@ -254,7 +254,7 @@ impl RequestParser {
             let line = self.line.finish(stream.head())?;
             decide(rules, line.method, line.target.path)?;
             self.is_decided = true;
-            self.phase = Phase::Fields(FieldScanner::default());
+            self.phase = Phase::Fields(FieldScanner::default(), self.line.layout(&line));
         }
         Ok(used)
     }
@@ -268,9 +268,10 @@ impl RequestParser {
         sink: &mut S,
     ) -> Result<usize, Stop> {
         let bytes = self.head_room(bytes)?;
-        let Phase::Fields(scanner) = &mut self.phase else {
+        let Phase::Fields(scanner, layout) = &mut self.phase else {
             return Ok(0);
         };
+        let layout = *layout;
         let used = match scanner.feed(bytes)? {
             ScanStep::More => {
                 stream.push_head(bytes)?;
@@ -282,23 +283,25 @@ impl RequestParser {
         stream.push_head(bytes.get(..used).unwrap_or_default())?;
         self.head_len += used;
         let (line, is_decided) = (self.line, self.is_decided);
-        let (framing, is_persistent, is_head) = stream.with_head_and_line_feed(|bytes| {
-            let head = parse_fields(bytes, line.finish(bytes)?)?;
+        let (fields, is_head) = stream.with_head_and_line_feed(|bytes| {
+            let view = layout.view(bytes);
+            let fields = parse_fields(bytes, &view)?;
             if !is_decided {
-                decide(rules, head.line.method, head.line.target.path)?;
+                let line = line.finish(bytes)?;
+                decide(rules, line.method, line.target.path)?;
             }
-            sink.request(
-                head.line.method.as_bytes(),
-                head.line.target.path.as_bytes(),
-                None,
-            );
-            Ok::<_, Stop>((head.framing, head.is_persistent, head.line.method == "HEAD"))
+            sink.request(view.method, view.path, None);
+            Ok::<_, Stop>((fields, view.method == b"HEAD"))
         })?;
+        let Fields {
+            framing,
+            is_persistent,
+        } = fields;
         self.is_persistent = is_persistent;
         self.judged += 1;
         self.last = Some(RequestRef {
             offset: stream.head_offset(),
-            line,
+            line: layout,
         });
         outstanding.push(is_head);
         self.phase = Phase::HeadEnd(framing);
@@ -309,9 +312,8 @@ impl RequestParser {
 impl RequestRef {
     /// Reports the request as allowed.
     pub(crate) fn report(&self, stream: &JudgedStream, sink: &mut impl L7Sink) {
-        if let Ok(line) = self.line.finish(stream.kept(self.offset)) {
-            sink.request(line.method.as_bytes(), line.target.path.as_bytes(), None);
-        }
+        let view = self.line.view(stream.kept(self.offset));
+        sink.request(view.method, view.path, None);
     }
 }
 

@@ -33,6 +33,12 @@ pub enum TargetError {
     Encoded,
 }
 
+/// Of absolute targets.
+const SCHEME: &str = "http://";
+
+/// Bytes before the authority of an absolute target.
+pub(crate) const SCHEME_LEN: u32 = 7;
+
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target<'a> {
@@ -48,7 +54,6 @@ impl<'a> Target<'a> {
     /// # Errors
     /// The rule of the module that `raw` breaks.
     pub fn parse(method: &str, raw: &'a str) -> Result<Self, TargetError> {
-        const SCHEME: &str = "http://";
         if raw.starts_with('/') {
             check_path(raw)?;
             return Ok(Self {
@@ -83,60 +88,60 @@ impl<'a> Target<'a> {
 
 /// Checks that the path before the query is in its only spelling.
 fn check_path(target: &str) -> Result<(), TargetError> {
-    let path = target.split('?').next().unwrap_or_default();
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        if segment.is_empty() && segments.peek().is_some() {
-            return Err(TargetError::EmptySegment);
+    let mut rest = target.as_bytes();
+    // First byte of a sequence that its second byte may show to be overlong.
+    let mut lead = 0;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'?' => break,
+            b'/' => check_segment_start(rest)?,
+            b'\\' => return Err(TargetError::Backslash),
+            b'%' => {
+                let decoded = hex_pair(rest).ok_or(TargetError::Escape)?;
+                rest = rest.get(2..).unwrap_or_default();
+                if is_resolved(decoded, lead, rest) {
+                    return Err(TargetError::Encoded);
+                }
+                lead = decoded;
+                continue;
+            }
+            _ => {}
         }
-        check_segment(segment.as_bytes())?;
+        lead = 0;
     }
     Ok(())
 }
 
-fn check_segment(segment: &[u8]) -> Result<(), TargetError> {
-    if segment.first() == Some(&b'.') {
-        // Servlet containers drop `;parameters` before they resolve dots.
-        let end = segment
-            .iter()
-            .position(|byte| matches!(byte, b';' | b'%'))
-            .unwrap_or(segment.len());
-        let (name, rest) = segment.split_at_checked(end).unwrap_or((segment, &[]));
-        let cut = rest.is_empty()
-            || rest.starts_with(b";")
-            || rest.get(..3).is_some_and(|e| e.eq_ignore_ascii_case(b"%3b"));
-        if cut && matches!(name, b"." | b"..") {
-            return Err(TargetError::DotSegment);
-        }
+/// Checks a segment that begins with `rest` for being empty or dots.
+fn check_segment_start(rest: &[u8]) -> Result<(), TargetError> {
+    let after_dots = match rest {
+        [b'/', ..] => return Err(TargetError::EmptySegment),
+        [b'.', b'.', after @ ..] | [b'.', after @ ..] => after,
+        _ => return Ok(()),
+    };
+    // Servlet containers drop `;parameters` before they resolve dots.
+    let is_whole = matches!(
+        after_dots,
+        [] | [b'/' | b'?' | b';', ..] | [b'%', b'3', b'b' | b'B', ..]
+    );
+    if is_whole {
+        Err(TargetError::DotSegment)
+    } else {
+        Ok(())
     }
-    let mut rest = segment;
-    // First byte of an overlong sequence whose second byte is still to come.
-    let mut lead = 0;
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        if *byte != b'%' {
-            if *byte == b'\\' {
-                return Err(TargetError::Backslash);
-            }
-            lead = 0;
-            continue;
-        }
-        let decoded = hex_pair(rest).ok_or(TargetError::Escape)?;
-        rest = rest.get(2..).unwrap_or_default();
-        let resolved = match decoded {
-            0..=0x1f | 0x7f | b'/' | b'\\' => true,
-            b'-' | b'.' | b'_' | b'~' => true,
-            b'%' => hex_pair(rest).is_some(),
-            0xc0 | 0xc1 | 0xf5.. => true,
-            0x80..=0x9f => lead == 0xe0 || (lead == 0xf0 && decoded < 0x90),
-            _ => decoded.is_ascii_alphanumeric(),
-        };
-        if resolved {
-            return Err(TargetError::Encoded);
-        }
-        lead = decoded;
+}
+
+/// Whether servers give `%XX` of the byte `decoded` a meaning beside itself; `lead` was encoded before it, `rest` follows.
+fn is_resolved(decoded: u8, lead: u8, rest: &[u8]) -> bool {
+    match decoded {
+        0..=0x1f | 0x7f | b'/' | b'\\' | b'-' | b'.' | b'_' | b'~' => true,
+        b'%' => hex_pair(rest).is_some(),
+        // Never in UTF-8, or overlong: lax decoders make ASCII of them.
+        0xc0 | 0xc1 | 0xf5.. => true,
+        0x80..=0x9f => lead == 0xe0 || (lead == 0xf0 && decoded < 0x90),
+        _ => decoded.is_ascii_alphanumeric(),
     }
-    Ok(())
 }
 
 /// The byte that two hexadecimal digits stand for.
