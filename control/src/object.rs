@@ -256,6 +256,20 @@ pub fn decode(value: &Value, cluster: &str) -> Decoded {
         }
         return Decoded::Ignored;
     };
+    // `y` and `n` without quotes are booleans: such a name must not be taken for an absent one.
+    for key in ["name", "namespace"] {
+        let value = value.get("metadata").and_then(|metadata| metadata.get(key));
+        if value.is_some_and(|value| !value.is_string()) {
+            let kind = FaultKind::Type {
+                expected: "a string (in quotes)",
+                found: "something else",
+            };
+            return Decoded::Invalid {
+                key: None,
+                faults: vec![fault(format!("metadata.{key}"), kind)],
+            };
+        }
+    }
     let name = text(&["metadata", "name"]).unwrap_or_default();
     if !is_name(name) {
         let kind = FaultKind::Invalid {

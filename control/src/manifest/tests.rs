@@ -115,6 +115,19 @@ fn json_is_read_as_well() {
 }
 
 #[test]
+fn a_name_that_yaml_takes_for_a_boolean_is_a_fault_and_not_the_default_namespace() {
+    for (metadata, field) in [
+        ("{name: y}", "metadata.name"),
+        ("{name: x, namespace: n}", "metadata.namespace"),
+        ("{name: x, namespace: }", "metadata.namespace"),
+    ] {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {metadata}\nspec: {{containers: []}}\n");
+        let found = faults(&text);
+        assert!(found.len() == 1 && found[0].1 == field, "{metadata}: {found:?}");
+    }
+}
+
+#[test]
 fn comments_and_empty_documents_hold_nothing() {
     assert!(parse("# nothing\n---\n---\n# more\n...\n", "default").is_empty());
     assert!(parse("", "default").is_empty());

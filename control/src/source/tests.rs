@@ -219,7 +219,7 @@ fn what_was_good_before_a_restart_stays_where_the_file_is_invalid_now() {
     let mut folder = Folder::new();
     folder.write(
         "bad.yaml",
-        &format!("{}---\n{}", policy("x", "ingress"), policy("y", "ingress")),
+        &format!("{}---\n{}", policy("x", "ingress"), policy("w", "ingress")),
     );
     folder.write("good.yaml", &policy("z", "ingress"));
     folder.write("gone.yaml", &namespace("gone"));
@@ -228,7 +228,7 @@ fn what_was_good_before_a_restart_stays_where_the_file_is_invalid_now() {
 
     folder.write(
         "bad.yaml",
-        &format!("{}---\n{}", policy("x", "nonsense"), policy("y", "ingress")),
+        &format!("{}---\n{}", policy("x", "nonsense"), policy("w", "ingress")),
     );
     folder.remove("gone.yaml");
     folder.folder = ManifestFolder::new(folder.dir.path().to_path_buf(), "default".into());
@@ -236,8 +236,8 @@ fn what_was_good_before_a_restart_stays_where_the_file_is_invalid_now() {
     let (mut applied, deleted) = folder.scan();
     applied.sort();
     let expected = [
+        "CiliumNetworkPolicy db/w",
         "CiliumNetworkPolicy db/x",
-        "CiliumNetworkPolicy db/y",
         "CiliumNetworkPolicy db/z",
     ];
     assert_eq!((applied, deleted), (names(&expected), names(&["Namespace gone"])));
@@ -252,6 +252,6 @@ fn what_was_good_before_a_restart_stays_where_the_file_is_invalid_now() {
     folder.remove("bad.yaml");
     assert_eq!(
         folder.scan().1,
-        names(&["CiliumNetworkPolicy db/x", "CiliumNetworkPolicy db/y"])
+        names(&["CiliumNetworkPolicy db/w", "CiliumNetworkPolicy db/x"])
     );
 }
