@@ -1,16 +1,19 @@
 //! The last flow records, and everybody who follows new ones.
 //!
 //! Bounded on both sides: the log keeps [`KEPT_RECORDS`], and a follower that reads too slowly loses the oldest records and is
-//! told how many. Nothing ever waits for a reader.
+//! told how many. Nothing ever waits for a reader. Events are given names only when somebody reads them: a busy node has tens of
+//! thousands a second, and the CPU is the workers'.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use policy::PodName;
+use datapath::event::FlowEvent;
+use policy::{PodName, Snapshot};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::flow_record::{FlowRecord, FlowVerdict};
+use crate::names::Names;
 
 /// Records that the log keeps.
 pub const KEPT_RECORDS: usize = 4096;
@@ -39,10 +42,34 @@ impl FlowFilter {
     }
 }
 
+/// What is to be known to give an event's numbers names.
+#[derive(Debug, Clone)]
+pub struct FlowContext {
+    /// Snapshot at the time of the event.
+    pub snapshot: Arc<Snapshot>,
+    /// Names at the time of the event.
+    pub names: Arc<Names>,
+}
+
+#[derive(Debug, Clone)]
+enum Kept {
+    Event(Box<FlowEvent>, FlowContext),
+    Record(Arc<FlowRecord>),
+}
+
+impl Kept {
+    fn record(&self) -> Arc<FlowRecord> {
+        match self {
+            Self::Event(event, context) => Arc::new(FlowRecord::new(event, &context.snapshot, &context.names)),
+            Self::Record(record) => Arc::clone(record),
+        }
+    }
+}
+
 /// The flow log; clones share it.
 #[derive(Debug, Clone)]
 pub struct FlowLog {
-    kept: Arc<Mutex<VecDeque<Arc<FlowRecord>>>>,
+    kept: Arc<Mutex<VecDeque<Kept>>>,
     followers: broadcast::Sender<Arc<FlowRecord>>,
 }
 
@@ -59,14 +86,25 @@ impl FlowLog {
     /// Adds a record and hands it to the followers.
     pub fn push(&self, record: FlowRecord) {
         let record = Arc::new(record);
+        self.keep(Kept::Record(Arc::clone(&record)), |_kept| record);
+    }
+
+    /// Adds an event; it becomes a record at once only for followers.
+    pub fn push_event(&self, event: FlowEvent, context: &FlowContext) {
+        self.keep(Kept::Event(Box::new(event), context.clone()), Kept::record);
+    }
+
+    fn keep(&self, entry: Kept, record: impl FnOnce(&Kept) -> Arc<FlowRecord>) {
         // Both under one lock, so that `follow` neither misses nor repeats a record.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.followers.receiver_count() > 0 {
+            // An error only says that nobody follows any more.
+            self.followers.send(record(&entry)).ok();
+        }
         if kept.len() == KEPT_RECORDS {
             kept.pop_front();
         }
-        kept.push_back(Arc::clone(&record));
-        // An error only says that nobody follows.
-        let _nobody = self.followers.send(record);
+        kept.push_back(entry);
     }
 
     /// The last `count` records that match, oldest first.
@@ -88,14 +126,9 @@ impl FlowLog {
     }
 }
 
-fn last_of(kept: &VecDeque<Arc<FlowRecord>>, count: usize, filter: &FlowFilter) -> Vec<Arc<FlowRecord>> {
-    let mut records: Vec<_> = kept
-        .iter()
-        .rev()
-        .filter(|record| filter.matches(record))
-        .take(count)
-        .cloned()
-        .collect();
+fn last_of(kept: &VecDeque<Kept>, count: usize, filter: &FlowFilter) -> Vec<Arc<FlowRecord>> {
+    let records = kept.iter().rev().map(Kept::record);
+    let mut records: Vec<_> = records.filter(|record| filter.matches(record)).take(count).collect();
     records.reverse();
     records
 }

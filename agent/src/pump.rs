@@ -13,7 +13,8 @@ use policy::{PodName, Slot, Snapshot, Verdict};
 
 use crate::api::AgentState;
 use crate::capture::{CapturedPacket, MAX_SNAPLEN};
-use crate::flow_record::{FlowDropReason, FlowRecord, FlowVerdict};
+use crate::flow_log::FlowContext;
+use crate::flow_record::{FlowDropReason, FlowVerdict};
 use crate::names::Names;
 
 /// How often the queues are emptied.
@@ -29,9 +30,10 @@ pub async fn run(state: AgentState, worker: WorkerHandle) {
     loop {
         ticks.tick().await;
         let (snapshot, names) = (state.snapshot.load_full(), state.names.load_full());
+        let context = FlowContext { snapshot: Arc::clone(&snapshot), names: Arc::clone(&names) };
         for _ in 0..TURN {
             let Some(event) = worker.events.pop() else { break };
-            state.flows.push(FlowRecord::new(&event, &snapshot, &names));
+            state.flows.push_event(event, &context);
         }
         worker.capture.set_snaplen(if state.captures.is_active() { MAX_SNAPLEN } else { 0 });
         for _ in 0..TURN {

@@ -181,6 +181,12 @@ impl Graph {
         &self.conntrack
     }
 
+    /// Service translations that are remembered.
+    #[must_use]
+    pub fn translations(&self) -> &Translations {
+        &self.translations
+    }
+
     /// Starts an iteration of the worker.
     pub fn begin(&mut self, clock: Clock) {
         self.clock = clock;

@@ -38,8 +38,14 @@ const MOST_POSTED: usize = 1024;
 /// Most frames that one interface may hold in transmission; beyond, packets for it are dropped and counted.
 const MOST_TRANSMITTING: usize = 1024;
 
-/// Conntrack places looked at per loop.
-const SWEEP_BUDGET: usize = 64;
+/// Places of each table looked at per sweep: the whole of the default conntrack table in half a second.
+const SWEEP_BUDGET: usize = 512;
+
+/// Sweeps made up for after a sleep.
+const MOST_PERIODS: usize = 128;
+
+/// Time between sweeps.
+const SWEEP_PERIOD_NS: u64 = 1_000_000;
 
 /// Commands that may wait.
 const COMMANDS: usize = 256;
@@ -192,6 +198,7 @@ pub struct Worker {
     spin: u32,
     idle: u32,
     levelled_at: u64,
+    swept_at: u64,
     /// Sum of all levels; at most half of all frames, beyond what every interface has at least.
     level_sum: usize,
 }
@@ -251,6 +258,7 @@ impl Worker {
             spin: config.spin,
             idle: 0,
             levelled_at: 0,
+            swept_at: 0,
             level_sum: 0,
         };
         Ok((worker, handle))
@@ -292,8 +300,13 @@ impl Worker {
         for position in 0..self.served.len() {
             received += self.serve(position);
         }
-        self.graph.expire(SWEEP_BUDGET);
-        self.level(clock.mono_ns);
+        let periods = clock.mono_ns.saturating_sub(self.swept_at) / SWEEP_PERIOD_NS;
+        if periods > 0 {
+            self.swept_at = clock.mono_ns;
+            // A worker that slept looks at what it would have looked at awake.
+            self.graph.expire(SWEEP_BUDGET * usize::try_from(periods).unwrap_or(MOST_PERIODS).min(MOST_PERIODS));
+            self.level(clock.mono_ns);
+        }
         if received > 0 {
             self.idle = 0;
             return Ok(true);

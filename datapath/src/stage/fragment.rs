@@ -27,6 +27,9 @@ pub fn run(graph: &mut Graph, transit: Transit, batch: &mut Vec<Transit>) {
 
 /// Drops what waited too long for its first fragment.
 pub fn expire(graph: &mut Graph, budget: usize) {
+    if graph.fragments.datagrams() == 0 {
+        return;
+    }
     let mut released = std::mem::take(&mut graph.released);
     graph.fragments.sweep(graph.clock.mono_ns, budget, &mut released);
     drop_all(graph, released);
