@@ -1,0 +1,516 @@
+//! The agent, policies and pods come and go; at no moment does anything pass that must not, and nothing is left behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use policy::DropReason;
+use sluice_e2e::fence::{self, fence};
+use sluice_e2e::http::{self, Response, Server};
+use sluice_e2e::lab::{NODE, OUTSIDE};
+use sluice_e2e::packets;
+use sluice_e2e::suite::{self, Bed};
+use sluice_e2e::{Lab, Netns, Pod, cases, wait};
+
+const TCP_PORT: u16 = 5000;
+const UDP_PORT: u16 = 5001;
+const HTTP_PORT: u16 = 8080;
+
+const POLICY: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: server, namespace: app}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+    - fromEndpoints: [{matchLabels: {role: friend}}]
+      toPorts:
+        - ports: [{port: "5000", protocol: TCP}, {port: "5001", protocol: UDP}]
+        - ports: [{port: "8080", protocol: TCP}]
+          rules: {http: [{method: GET, path: /}]}
+    - toPorts: [{ports: [{port: "7", protocol: UDP}]}]
+"#;
+
+/// Nobody may reach the server but by fences.
+const CLOSED_POLICY: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: server, namespace: app}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+    - toPorts: [{ports: [{port: "7", protocol: UDP}]}]
+"#;
+
+struct Lifecycle {
+    lab: Lab,
+    server: Pod,
+    friend: Pod,
+    stranger: Pod,
+    http: Server,
+}
+
+impl Bed for Lifecycle {
+    fn prepare() -> Result<Self> {
+        let lab = Lab::up("lifecycle")?;
+        let server = lab.add_pod("app/server", "app=server")?;
+        let friend = lab.add_pod("app/friend", "role=friend")?;
+        let stranger = lab.add_pod("app/stranger", "role=stranger")?;
+        let http = Server::start(&server.netns, HTTP_PORT)?;
+        Ok(Self { lab, server, friend, stranger, http })
+    }
+
+    fn lab(&self) -> &Lab {
+        &self.lab
+    }
+}
+
+fn main() -> ExitCode {
+    // In this order: the first one needs a node that sluice has never touched.
+    suite::run::<Lifecycle>(cases![
+        cleanup_leaves_nothing_behind,
+        killed_agent_lets_nothing_pass,
+        restarted_agent_lets_traffic_pass_again,
+        restarted_agent_enforces_the_persisted_policy_without_its_manifests,
+        new_policy_cuts_an_established_connection,
+        removed_policy_lets_everything_pass_again,
+        pod_deleted_under_traffic_loses_no_frame,
+        address_reused_by_another_pod_gets_its_policy_and_never_the_old_one,
+        one_hundred_and_ten_endpoints_come_talk_and_go,
+    ])
+}
+
+impl Lifecycle {
+    /// Brings agent and policy to what most cases start from.
+    fn guarded(&mut self) -> Result<()> {
+        self.lab.run(&["agent", "start"])?;
+        self.lab.enforce(&[("server", POLICY)])
+    }
+
+    /// What `POLICY` allows, and that it still denies.
+    fn is_guarded(&self) -> Result<()> {
+        drop(self.http.take_requests());
+        for address in self.server.at(HTTP_PORT) {
+            let mut client = http::Client::connect(&self.friend.netns, address)?;
+            ensure!(client.get("/")? == Response::served("/"));
+            ensure!(client.get("/secret")? == Response::denied());
+        }
+        ensure!(self.http.take_requests() == ["/"; 2]);
+        let mut frames = Vec::new();
+        for (from, to) in self.stranger.at(40_000).into_iter().zip(self.server.at(TCP_PORT)) {
+            frames.push(self.stranger.framed(&packets::syn(from, to)));
+        }
+        let tap = self.server.tap()?;
+        self.lab.agent().expect_drops(DropReason::PolicyDenied, || self.stranger.injector()?.send_all(&frames))?;
+        for address in self.server.addresses() {
+            let seen = fence(&self.stranger.netns, address, &tap)?;
+            ensure!(seen.is_empty(), "the server received {seen:?}");
+        }
+        Ok(())
+    }
+}
+
+/// Links, addresses, rules, routes, filters, nft rules and settings of the node, line by line.
+fn node_state(lab: &Lab) -> Result<BTreeSet<String>> {
+    let mut state = BTreeSet::new();
+    // Neighbours, statistics and lifetimes change by themselves and are left out.
+    let commands: &[&[&str]] = &[
+        &["ip", "-o", "link"],
+        &["ip", "-o", "addr"],
+        &["ip", "-4", "rule"],
+        &["ip", "-6", "rule"],
+        &["ip", "-4", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["nft", "list", "ruleset"],
+        &["sysctl", "-a", "-r", r"net\.ipv[46]\.(conf|ip_forward)"],
+    ];
+    for command in commands {
+        state.extend(lab.on_node(command)?.lines().map(|line| format!("{}: {}", command.join(" "), line.trim())));
+    }
+    let links = lab.on_node(&["ip", "-o", "link"])?;
+    for link in links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next()) {
+        for hook in ["ingress", "egress"] {
+            for line in lab.on_node(&["tc", "filter", "show", "dev", link, hook])?.lines() {
+                state.insert(format!("tc {link} {hook}: {line}"));
+            }
+        }
+    }
+    let bpffs = lab.dir().join("bpf");
+    for entry in fs::read_dir(&bpffs).with_context(|| bpffs.display().to_string())? {
+        state.insert(format!("pin {}", entry?.path().display()));
+    }
+    Ok(state)
+}
+
+fn cleanup_leaves_nothing_behind(bed: &mut Lifecycle) -> Result<()> {
+    let before = node_state(&bed.lab)?;
+    bed.guarded()?;
+    bed.is_guarded()?;
+    let during = node_state(&bed.lab)?;
+    for trace in ["sluice_host", "sluice_fwd", "pin ", "lookup 7301"] {
+        ensure!(during.iter().any(|line| line.contains(trace)), "no {trace} while the agent runs: the comparison shows nothing");
+    }
+    bed.lab.run(&["agent", "cleanup"])?;
+    let after = node_state(&bed.lab)?;
+    let left: Vec<&String> = after.difference(&before).collect();
+    let missing: Vec<&String> = before.difference(&after).collect();
+    ensure!(left.is_empty() && missing.is_empty(), "left behind: {left:#?}\nmissing: {missing:#?}");
+    ensure!(!bed.lab.dir().join("run/endpoints.json").exists(), "the run directory still has endpoints");
+    // The pods talk as before, without any policy.
+    for address in bed.server.at(HTTP_PORT) {
+        ensure!(http::get(&bed.stranger.netns, address, "/secret")? == Response::served("/secret"));
+    }
+    Ok(())
+}
+
+/// Packets that an interface received and XDP dropped, by the driver's count.
+fn xdp_drops(lab: &Lab, interface: &str) -> Result<u64> {
+    let statistics = lab.on_node(&["ethtool", "-S", interface])?;
+    let counts = statistics.lines().filter_map(|line| {
+        let (name, count) = line.trim().split_once(": ")?;
+        (name.starts_with("rx_queue_") && name.ends_with("_xdp_drops")).then_some(count)
+    });
+    let mut sum = 0;
+    for count in counts {
+        sum += count.parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+fn killed_agent_lets_nothing_pass(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    let mut client = http::Client::connect(&bed.friend.netns, bed.server.at4(HTTP_PORT))?;
+    ensure!(client.get("/")? == Response::served("/"));
+    drop(bed.http.take_requests());
+    bed.lab.run(&["agent", "kill"])?;
+
+    let taps = [bed.server.tap()?, bed.friend.tap()?];
+    // An established connection, pods among each other, the node and the outside: all of it ends at an empty slot.
+    client.send("/")?;
+    let (lab, node) = (&bed.lab, bed.lab.node());
+    let doors = [&bed.friend.veth, &bed.stranger.veth, &"sluice_hostx".to_owned(), &"sluice_fwdx".to_owned()];
+    let mut before = Vec::new();
+    for door in doors {
+        before.push(xdp_drops(lab, door)?);
+    }
+    let send = |place: &Netns, to: SocketAddr| -> Result<u64> {
+        place.enter(|| -> Result<()> {
+            let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+            let socket = UdpSocket::bind(any)?;
+            for _ in 0..20 {
+                socket.send_to(b"while the agent is away", to)?;
+            }
+            Ok(())
+        })?;
+        Ok(20)
+    };
+    let targets: Vec<SocketAddr> = [fence::PORT, UDP_PORT].into_iter().flat_map(|port| bed.server.at(port)).collect();
+    let places = [bed.friend.netns.clone(), bed.stranger.netns.clone(), node, lab.outside()];
+    for (place, (door, before)) in places.iter().zip(doors.into_iter().zip(before)) {
+        let mut sent = 0;
+        for target in &targets {
+            sent += send(place, *target)?;
+        }
+        wait::until(&format!("XDP drops {sent} packets at {door}"), wait::LONG, || {
+            Ok((xdp_drops(lab, door)? >= before + sent).then_some(()))
+        })?;
+    }
+    for (pod, tap) in [&bed.server, &bed.friend].into_iter().zip(&taps) {
+        let seen = tap.packets()?;
+        ensure!(seen.is_empty(), "{} received {seen:?}", pod.name);
+    }
+    ensure!(bed.http.take_requests().is_empty(), "the server was asked by an established connection");
+    Ok(())
+}
+
+fn restarted_agent_lets_traffic_pass_again(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    bed.lab.run(&["agent", "kill"])?;
+    bed.lab.run(&["agent", "start"])?;
+    bed.is_guarded()?;
+    bed.lab.run(&["agent", "restart"])?;
+    bed.is_guarded()?;
+    bed.lab.agent().expect_balanced_frames()
+}
+
+fn restarted_agent_enforces_the_persisted_policy_without_its_manifests(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    let (manifests, away) = (bed.lab.dir().join("manifests"), bed.lab.dir().join("manifests-away"));
+    bed.lab.run(&["agent", "kill"])?;
+    fs::rename(&manifests, &away)?;
+    let outcome = (|| {
+        bed.lab.run(&["agent", "start"])?;
+        bed.is_guarded()
+    })();
+    fs::rename(&away, &manifests)?;
+    outcome?;
+    // They come back: followed again.
+    bed.lab.enforce(&[("server", CLOSED_POLICY)])?;
+    let frames = [bed.friend.framed(&packets::syn(bed.friend.at4(41_000), bed.server.at4(TCP_PORT)))];
+    bed.lab.agent().expect_drops(DropReason::PolicyDenied, || bed.friend.injector()?.send_all(&frames))
+}
+
+/// A server that sends back what it gets, for one connection.
+fn echo_once(netns: &Netns, port: u16) -> Result<thread::JoinHandle<Result<Vec<u8>>>> {
+    let listener = netns.enter(|| TcpListener::bind((IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)))?;
+    Ok(thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return Ok(all),
+                Ok(len) => {
+                    all.extend(&buffer[..len]);
+                    stream.write_all(&buffer[..len])?;
+                }
+            }
+        }
+    }))
+}
+
+fn exchange(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
+    stream.write_all(text)?;
+    let mut answer = vec![0; text.len()];
+    stream.read_exact(&mut answer)?;
+    ensure!(answer == text);
+    Ok(())
+}
+
+fn new_policy_cuts_an_established_connection(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    for address in bed.server.at(TCP_PORT) {
+        bed.lab.enforce(&[("server", POLICY)])?;
+        let server = echo_once(&bed.server.netns, TCP_PORT)?;
+        let mut stream = bed.friend.netns.enter(|| TcpStream::connect_timeout(&address, wait::LONG))?;
+        stream.set_read_timeout(Some(wait::LONG))?;
+        exchange(&mut stream, b"before the policy")?;
+
+        let before = bed.lab.agent().drops()?;
+        bed.lab.enforce(&[("server", CLOSED_POLICY)])?;
+        let tap = bed.server.tap()?;
+        stream.write_all(b"after the policy")?;
+        wait::until("the connection's segment is dropped", wait::LONG, || {
+            Ok((bed.lab.agent().drops()?.since(&before).get(DropReason::PolicyDenied) > 0).then_some(()))
+        })?;
+        for target in bed.server.addresses() {
+            let seen = fence(&bed.friend.netns, target, &tap)?;
+            ensure!(seen.is_empty(), "the server received {seen:?}");
+        }
+        // Allowed once more, the kernel's retransmission brings it through.
+        bed.lab.enforce(&[("server", POLICY)])?;
+        let mut answer = [0; 16];
+        stream.read_exact(&mut answer).context("the connection does not revive")?;
+        ensure!(answer == *b"after the policy");
+        drop(stream);
+        let received = server.join().unwrap_or_else(|_panicked| Ok(Vec::new()))?;
+        ensure!(received == b"before the policyafter the policy");
+    }
+    Ok(())
+}
+
+fn removed_policy_lets_everything_pass_again(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    bed.is_guarded()?;
+    bed.lab.enforce(&[])?;
+    for place in [bed.stranger.netns.clone(), bed.lab.outside(), bed.lab.node()] {
+        for address in bed.server.at(HTTP_PORT) {
+            ensure!(http::get(&place, address, "/secret")? == Response::served("/secret"), "{address}");
+        }
+    }
+    Ok(())
+}
+
+fn pod_deleted_under_traffic_loses_no_frame(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    bed.lab.enforce(&[])?;
+    let agent = bed.lab.agent();
+    let total = agent.status()?.frames.total;
+    for tells_the_agent in [true, false, true, false] {
+        let target = bed.lab.add_pod("app/target", "app=target")?;
+        let injector = bed.friend.injector()?;
+        let back = target.injector()?;
+        let there = bed.friend.framed(&packets::udp(bed.friend.at4(42_000), target.at4(9), &[b'x'; 1000]));
+        let and_back = target.framed(&packets::udp(target.at4(9), bed.friend.at4(42_000), &[b'x'; 1000]));
+        let half = packets::udp(target.at4(10), bed.friend.at4(42_000), &[b'x'; 1000]);
+        // A fragment whose first one never comes: held by the worker when its pod goes.
+        back.send(&target.framed(&packets::fragment(&half, 1, 800, false, &half[820..])))?;
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| -> Result<()> {
+            let sender = scope.spawn(|| {
+                let mut sent = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    // The interface disappears at some moment.
+                    sent += u64::from(injector.send(&there).is_ok());
+                    sent += u64::from(back.send(&and_back).is_ok());
+                }
+                sent
+            });
+            let before = agent.status()?.forwarded;
+            let busy = wait::until("traffic flows", wait::LONG, || Ok((agent.status()?.forwarded > before + 1000).then_some(())));
+            let words: &[&str] = if tells_the_agent { &["pod", "del", "app/target"] } else { &["pod", "del", "app/target", "--no-agent"] };
+            let deleted = bed.lab.run(words);
+            let gone = wait::until("the endpoint is gone", wait::LONG, || {
+                let endpoints = agent.status()?.endpoints;
+                Ok((!endpoints.iter().any(|endpoint| endpoint.pod.name == "target")).then_some(()))
+            });
+            stop.store(true, Ordering::Relaxed);
+            let sent = sender.join().unwrap_or(0);
+            busy?;
+            deleted?;
+            gone?;
+            ensure!(sent > 1000);
+            Ok(())
+        })?;
+        agent.expect_balanced_frames()?;
+        ensure!(agent.status()?.frames.total == total);
+    }
+    Ok(())
+}
+
+fn address_reused_by_another_pod_gets_its_policy_and_never_the_old_one(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    let addresses = ["--ip4", "10.244.0.200", "--ip6", "fd00:10:244::c8"];
+    let endpoint = |lab: &Lab| -> Result<_> {
+        let endpoints = lab.agent().status()?.endpoints;
+        let found = endpoints.into_iter().find(|endpoint| endpoint.pod.name.starts_with("reused"));
+        Ok(found.context("no endpoint")?.key)
+    };
+    let flow = |pod: &Pod, port: u16, text: &[u8]| -> Vec<Vec<u8>> {
+        pod.at(43_000).into_iter().zip(bed.server.at(port)).map(|(from, to)| pod.framed(&packets::udp(from, to, text))).collect()
+    };
+    let first = bed.lab.add_pod_with("app/reused-1", "role=friend", &addresses)?;
+    let first_key = endpoint(&bed.lab)?;
+    let tap = bed.server.tap()?;
+    first.injector()?.send_all(&flow(&first, UDP_PORT, b"of the friend"))?;
+    let seen = fence(&first.netns, bed.server.ip6.into(), &tap)?;
+    ensure!(seen.len() == 2, "the friend's flow does not pass: {seen:?}");
+    bed.lab.run(&["pod", "del", "app/reused-1"])?;
+
+    // The successor sends on the very same flow, before and while it becomes an endpoint.
+    let second = bed.lab.add_pod_with("app/reused-2", "role=stranger", &[&addresses[..], &["--no-agent"]].concat())?;
+    let tap = bed.server.tap()?;
+    let injector = second.injector()?;
+    let frames = flow(&second, UDP_PORT, b"of the stranger");
+    let stop = AtomicBool::new(false);
+    let agent = bed.lab.agent();
+    thread::scope(|scope| -> Result<()> {
+        let sender = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                injector.send_all(&frames)?;
+                thread::yield_now();
+            }
+            Ok(())
+        });
+        let added = register(&bed.lab, &second);
+        let denied = added.and_then(|()| {
+            let before = agent.drops()?;
+            wait::until("the successor is denied", wait::LONG, || {
+                Ok((agent.drops()?.since(&before).get(DropReason::PolicyDenied) > 100).then_some(()))
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+        sender.join().unwrap_or(Ok(()))?;
+        denied
+    })?;
+    let second_key = endpoint(&bed.lab)?;
+    ensure!(first_key.slot == second_key.slot, "the slot was not reused: {first_key:?}, {second_key:?}");
+    ensure!(first_key.generation < second_key.generation, "{first_key:?}, {second_key:?}");
+    for address in bed.server.addresses() {
+        let seen = fence(&second.netns, address, &tap)?;
+        let strangers = seen.iter().filter(|packet| packet.payload.ends_with(b"of the stranger")).count();
+        ensure!(strangers == 0, "{strangers} packets of the successor arrived");
+    }
+    agent.cli(&["endpoint", "delete", "--pod", "app/reused-2"])?;
+    bed.lab.run(&["pod", "del", "app/reused-2", "--no-agent"])?;
+
+    // And the other way round: who may is not kept out.
+    let third = bed.lab.add_pod_with("app/reused-3", "role=friend", &addresses)?;
+    let tap = bed.server.tap()?;
+    third.injector()?.send_all(&flow(&third, UDP_PORT, b"of a friend again"))?;
+    let seen = fence(&third.netns, bed.server.ip6.into(), &tap)?;
+    ensure!(seen.len() == 2, "the new friend's flow does not pass: {seen:?}");
+    bed.lab.run(&["pod", "del", "app/reused-3"])?;
+    agent.expect_balanced_frames()
+}
+
+/// Tells the agent of a pod, as a CNI plugin does.
+fn register(lab: &Lab, pod: &Pod) -> Result<()> {
+    let mac = pod.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let netns = format!("/run/netns/{}", pod.netns_name);
+    let (ip4, ip6) = (pod.ip4.to_string(), pod.ip6.to_string());
+    let words = [
+        "endpoint", "add", "--pod", &pod.name, "--interface", &pod.veth, "--mac", &mac, "--netns", &netns, "--ipv4", &ip4,
+        "--ipv6", &ip6,
+    ];
+    lab.agent().cli(&words).map(drop)
+}
+
+/// As many pods as a kubelet runs by default.
+const MANY: u8 = 110;
+
+/// At once; the agent refuses what it cannot queue.
+const PARALLEL: usize = 8;
+
+fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let share = items.len().div_ceil(PARALLEL);
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = items
+            .chunks(share)
+            .map(|chunk| scope.spawn(move || chunk.iter().try_for_each(work)))
+            .collect();
+        let outcomes: Vec<Result<()>> =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("panicked"))).collect();
+        outcomes.into_iter().collect()
+    })
+}
+
+fn one_hundred_and_ten_endpoints_come_talk_and_go(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    bed.lab.enforce(&[])?;
+    let agent = bed.lab.agent();
+    let others = agent.status()?.endpoints.len();
+    let mut pods = Vec::new();
+    for n in 0..MANY - u8::try_from(others)? {
+        pods.push(bed.lab.add_pod_with(&format!("many/pod-{n}"), "app=many", &["--no-agent"])?);
+    }
+    in_parallel(&pods, |pod| register(&bed.lab, pod))?;
+    wait::until("all endpoints are ready", wait::LONG, || {
+        let status = agent.status()?;
+        let ready = status.endpoints.iter().filter(|endpoint| endpoint.is_ready).count();
+        Ok((status.is_ready && ready == usize::from(MANY)).then_some(()))
+    })?;
+    // Round the circle, in both families; and to the node and the outside.
+    let neighbours: Vec<(&Pod, &Pod)> = pods.iter().zip(pods.iter().cycle().skip(1)).collect();
+    in_parallel(&neighbours, |(from, to)| {
+        for address in to.addresses().into_iter().chain(NODE).chain(OUTSIDE) {
+            let output = std::process::Command::new("ip")
+                .args(["netns", "exec", &from.netns_name, "ping", "-c", "1", "-W", "10", &address.to_string()])
+                .output()?;
+            ensure!(output.status.success(), "{} to {address}: {}", from.name, String::from_utf8_lossy(&output.stdout));
+        }
+        Ok(())
+    })?;
+    let interfaces = agent.status()?.endpoints.iter().filter(|endpoint| endpoint.mode.as_deref() == Some("native")).count();
+    ensure!(interfaces == usize::from(MANY), "only {interfaces} interfaces have native XDP");
+    agent.expect_balanced_frames()?;
+
+    // Half of them as a CNI plugin deletes them, the other half by surprise.
+    let (told, surprise) = pods.split_at(pods.len() / 2);
+    in_parallel(told, |pod| agent.cli(&["endpoint", "delete", "--pod", &pod.name]).map(drop))?;
+    for pod in told.iter().chain(surprise) {
+        bed.lab.run(&["pod", "del", &pod.name, "--no-agent"])?;
+    }
+    wait::until_equal("their endpoints are gone", &others, || Ok(agent.status()?.endpoints.len()))?;
+    agent.expect_balanced_frames()?;
+    let rules = bed.lab.on_node(&["ip", "route", "show", "table", "7302"])?;
+    let routes = rules.lines().count();
+    ensure!(routes == others, "routes are left: {rules}");
+    bed.lab.enforce(&[("server", POLICY)])?;
+    bed.is_guarded()
+}
