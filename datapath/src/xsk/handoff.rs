@@ -5,7 +5,7 @@
 //!
 //! Atomics: `tail` is written by the producer with Release after the slot, read by the consumer with Acquire before it; `head` the
 //! other way round. Each side keeps a copy of the other's index, so that a ring that is neither full nor empty costs no cache miss.
-//! Checked with loom: `RUSTFLAGS="--cfg loom" cargo test -p sluice-datapath --lib handoff`.
+//! Checked with loom: `cargo test -p sluice-loom`, which compiles this file with `cfg(loom)` (`tests/loom`).
 
 #[cfg(not(loom))]
 use std::cell::UnsafeCell;
