@@ -1,0 +1,118 @@
+//! A worker in its steady state allocates nothing: established flows, both ways, through the real loop over rings in memory.
+//!
+//! The count is that of `Worker::turn` on this thread; packets are injected and taken out between turns.
+
+use datapath::wire::tcp::TcpFlags;
+use sluice_bench::alloc;
+use sluice_bench::connection::{Connection, FRAME_BYTES, HANDSHAKE, RESPONSE, peer, request};
+use sluice_bench::node::{CLIENT, Node, Pod, SERVER, http_path, http_rules, snapshot};
+use sluice_bench::stream;
+
+const FLOWS: usize = 64;
+const BATCH: usize = 32;
+
+/// Packets that may allocate: the far sides of the rings grow their buffers.
+const WARM_UP: usize = 4000;
+
+/// Packets that may not.
+const COUNTED: usize = 10_000;
+
+const DATA: TcpFlags = TcpFlags::PSH.with(TcpFlags::ACK);
+
+/// Sends one batch, which must come out whole; returns what the turn allocated.
+fn exchange(node: &mut Node, sender: Pod, frames: impl Iterator<Item = Vec<u8>>) -> u64 {
+    let sent = frames.map(|frame| node.inject(sender, &frame)).count();
+    let allocations = alloc::count(|| node.turn());
+    assert_eq!(node.drain(peer(sender)), sent, "a packet was dropped");
+    allocations
+}
+
+/// Sends batches to and fro until enough packets were counted; `frame` makes the packet of a flow from a pod.
+fn assert_allocates_nothing(node: &mut Node, mut frame: impl FnMut(Pod, usize) -> Vec<u8>) {
+    let (mut packets, mut allocations, mut first) = (0, 0, 0);
+    while packets < WARM_UP + COUNTED {
+        for sender in [CLIENT, SERVER] {
+            let flows = (first..first + BATCH).map(|n| frame(sender, n % FLOWS));
+            let counted = exchange(node, sender, flows);
+            allocations += if packets < WARM_UP { 0 } else { counted };
+            packets += BATCH;
+        }
+        first += BATCH;
+    }
+    assert_eq!(allocations, 0, "in {} packets", packets - WARM_UP);
+    assert_eq!(node.handle().counters.dropped_total(), 0);
+    assert_eq!(node.handle().counters.events_lost.get(), 0);
+}
+
+#[test]
+fn established_udp_flows_allocate_nothing() {
+    let mut node = Node::new(1024, snapshot(10, &[]));
+    assert_allocates_nothing(&mut node, |sender, n| {
+        let (client, server) = stream::ports(n);
+        let ports = if sender == CLIENT {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        stream::udp(sender, peer(sender), ports, b"datagram")
+    });
+}
+
+/// Connections through the handshake.
+fn open(node: &mut Node) -> Vec<Connection> {
+    let mut connections: Vec<Connection> = (0..FLOWS).map(Connection::new).collect();
+    for (sender, flags) in HANDSHAKE {
+        for batch in connections.chunks_mut(BATCH) {
+            exchange(
+                node,
+                sender,
+                batch
+                    .iter_mut()
+                    .map(|connection| segment(connection, sender, flags, &[])),
+            );
+        }
+    }
+    connections
+}
+
+fn segment(connection: &mut Connection, sender: Pod, flags: TcpFlags, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; FRAME_BYTES];
+    let len = connection.write(sender, flags, payload, &mut frame);
+    frame.truncate(len);
+    frame
+}
+
+#[test]
+fn established_tcp_flows_allocate_nothing() {
+    let mut node = Node::new(1024, snapshot(10, &[]));
+    let mut connections = open(&mut node);
+    assert_allocates_nothing(&mut node, |sender, n| {
+        segment(&mut connections[n], sender, DATA, b"data")
+    });
+}
+
+#[test]
+fn keep_alive_requests_and_responses_allocate_nothing() {
+    for is_regex in [false, true] {
+        let mut node = Node::new(1024, snapshot(10, &http_rules(100, is_regex)));
+        let mut connections = open(&mut node);
+        let request = request(&http_path(100));
+        assert_allocates_nothing(&mut node, |sender, n| {
+            let payload = if sender == CLIENT { &request } else { RESPONSE };
+            segment(&mut connections[n], sender, DATA, payload)
+        });
+        assert!(
+            node.handle().counters.http_forwarded.get() >= COUNTED as u64 / 2,
+            "the gate judged the requests"
+        );
+    }
+}
+
+/// The zeros above mean something: what does allocate in the worker is counted.
+#[test]
+fn copies_for_a_capture_are_counted() {
+    let mut node = Node::new(1024, snapshot(10, &[]));
+    node.handle().capture.set_snaplen(64);
+    let frames = (0..BATCH).map(|n| stream::udp(CLIENT, SERVER, stream::ports(n), b"datagram"));
+    assert!(exchange(&mut node, CLIENT, frames) >= BATCH as u64);
+}
