@@ -347,9 +347,9 @@ pub(crate) fn entries(
         policies: Vec::new(),
     };
     let mut default_deny = judged.enforced;
+    let namespace = subject.labels.and_then(Labels::namespace).unwrap_or_default();
     for (policy, spec) in index
-        .policies()
-        .values()
+        .policies_of(namespace)
         .flat_map(|p| p.specs.iter().map(move |spec| (p, spec)))
     {
         if !subject.labels.is_some_and(|labels| spec.subject.matches(labels)) {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use policy::Identity;
 
+use crate::counted::Counted;
 use crate::labels::{LabelSource, Labels};
 
 /// Label sets without a pod that are remembered, so that a workload that comes back keeps its identity.
@@ -114,7 +115,7 @@ impl IdentityAllocator {
     }
 
     /// Forgets label sets and prefixes that are not in use, once there are many.
-    pub fn compact(&mut self, in_use: &BTreeSet<Identity>, prefixes_in_use: &BTreeSet<IpNet>) {
+    pub fn compact(&mut self, in_use: &BTreeSet<Identity>, prefixes_in_use: &Counted<IpNet>) {
         if self.labels.len() > 2 * in_use.len() + REMEMBERED {
             self.labels.retain(|identity, _| in_use.contains(identity));
             self.by_labels.retain(|_, identity| in_use.contains(identity));
@@ -213,7 +214,7 @@ mod tests {
             allocator.allocate(&labels(&n.to_string()));
         }
         let last = allocator.allocate(&labels("last"));
-        allocator.compact(&BTreeSet::from_iter([last]), &BTreeSet::new());
+        allocator.compact(&BTreeSet::from_iter([last]), &Counted::default());
         assert_eq!(allocator.len(), 1);
         assert!(allocator.allocate(&labels("0")) > last);
     }

@@ -9,10 +9,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy::{EndpointKey, Identity, PodName, Slot};
 
+use crate::counted::Counted;
 use crate::identity::{self, IdentityAllocator};
 use crate::labels::{LabelSource, Labels, NAMESPACE_LABELS, PodLabels};
 use crate::object::{Kind, Node, Object, ObjectBody, ObjectKey, Pod, ServiceObject, Slice};
 use crate::rule::{Peer, Policy, PolicyKey, PolicyKind};
+use crate::selector::Selector;
 
 /// What the index is told once, at start.
 #[derive(Debug, Clone, Default)]
@@ -63,11 +65,11 @@ pub struct Index {
     endpoints: BTreeMap<Slot, LocalEndpoint>,
     identities: IdentityAllocator,
     /// Pod label keys that NetworkPolicies select by.
-    kept_keys: BTreeSet<String>,
+    kept_keys: Counted<String>,
     /// Prefixes of NetworkPolicy `ipBlock`s: a pod's identity tells in which of them its addresses lie.
-    blocks: BTreeSet<IpNet>,
+    blocks: Counted<IpNet>,
     /// Prefixes of CNP CIDR rules and `ipBlock`s, each with an identity.
-    prefixes: BTreeSet<IpNet>,
+    prefixes: Counted<IpNet>,
 }
 
 impl Index {
@@ -120,8 +122,9 @@ impl Index {
                 self.slices.remove(&key.pod());
             }
             ObjectBody::Policy(policy) => {
+                let former = self.policies.remove(&policy.key);
+                self.mentions_changed(former.as_ref(), Some(&policy));
                 self.policies.insert(policy.key.clone(), *policy);
-                self.policies_changed();
             }
         }
     }
@@ -147,9 +150,8 @@ impl Index {
                 self.slices.remove(&key.pod());
             }
             Kind::NetworkPolicy | Kind::CiliumNetworkPolicy => {
-                if let Some(key) = key.policy() {
-                    self.policies.remove(&key);
-                    self.policies_changed();
+                if let Some(former) = key.policy().and_then(|key| self.policies.remove(&key)) {
+                    self.mentions_changed(Some(&former), None);
                 }
             }
         }
@@ -211,6 +213,24 @@ impl Index {
         &self.policies
     }
 
+    /// Policies of one namespace: no policy selects pods of another.
+    pub fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &Policy> {
+        [PolicyKind::Cilium, PolicyKind::Kubernetes]
+            .into_iter()
+            .flat_map(move |kind| {
+                let first = PolicyKey {
+                    kind,
+                    namespace: namespace.to_owned(),
+                    name: String::new(),
+                };
+                let policies = self.policies.range(first..);
+                let same = move |key: &PolicyKey| key.kind == kind && key.namespace == namespace;
+                policies
+                    .take_while(move |(key, _)| same(key))
+                    .map(|(_, policy)| policy)
+            })
+    }
+
     /// Local endpoints by slot.
     #[must_use]
     pub fn endpoints(&self) -> &BTreeMap<Slot, LocalEndpoint> {
@@ -225,7 +245,7 @@ impl Index {
 
     /// Prefixes that rules mention, each with an identity.
     #[must_use]
-    pub fn prefixes(&self) -> &BTreeSet<IpNet> {
+    pub fn prefixes(&self) -> &Counted<IpNet> {
         &self.prefixes
     }
 
@@ -325,42 +345,34 @@ impl Index {
         self.compact();
     }
 
-    /// Derives from the policies what identities depend on.
-    fn policies_changed(&mut self) {
-        let mut kept = BTreeSet::new();
-        let mut blocks = BTreeSet::new();
-        let mut prefixes = BTreeSet::new();
-        for policy in self.policies.values() {
-            for peer in policy.peers() {
-                match peer {
-                    Peer::Cidr(block) => prefixes.extend(block.prefixes()),
-                    Peer::IpBlock(block) => {
-                        prefixes.extend(block.prefixes());
-                        blocks.extend(block.prefixes());
-                    }
-                    Peer::Labels(_) => {}
-                }
+    /// Follows what policies mention as far as identities depend on it. What both mention is added before it is taken away, so that
+    /// a change that keeps it touches no pod.
+    fn mentions_changed(&mut self, former: Option<&Policy>, policy: Option<&Policy>) {
+        let mut pods_differ = false;
+        if let Some(mentions) = policy.map(Mentions::of) {
+            for prefix in mentions.prefixes {
+                self.identities.allocate_prefix(prefix);
+                self.prefixes.add(prefix);
             }
-            if policy.key.kind == PolicyKind::Kubernetes {
-                let peers = policy.peers().filter_map(|peer| match peer {
-                    Peer::Labels(selector) => Some(selector),
-                    Peer::Cidr(_) | Peer::IpBlock(_) => None,
-                });
-                let subjects = policy.specs.iter().map(|spec| &spec.subject);
-                let keys = peers
-                    .chain(subjects)
-                    .flat_map(|selector| selector.requirements())
-                    .map(|r| &r.key);
-                kept.extend(keys.filter(|key| !key.starts_with(NAMESPACE_LABELS)).cloned());
+            for block in mentions.blocks {
+                pods_differ |= self.blocks.add(block);
+            }
+            for key in mentions.kept_keys {
+                pods_differ |= self.kept_keys.add(key);
             }
         }
-        for prefix in &prefixes {
-            self.identities.allocate_prefix(*prefix);
+        if let Some(mentions) = former.map(Mentions::of) {
+            for prefix in mentions.prefixes {
+                self.prefixes.take(prefix);
+            }
+            for block in mentions.blocks {
+                pods_differ |= self.blocks.take(block);
+            }
+            for key in mentions.kept_keys {
+                pods_differ |= self.kept_keys.take(key);
+            }
         }
-        self.prefixes = prefixes;
-        if self.kept_keys != kept || self.blocks != blocks {
-            self.kept_keys = kept;
-            self.blocks = blocks;
+        if pods_differ {
             self.identify_pods(None);
             self.identify_nodes();
         }
@@ -393,6 +405,45 @@ impl Index {
         let pods = self.pods.values().map(|indexed| indexed.identity);
         let in_use = pods.chain(self.remote_nodes.values().copied()).collect();
         self.identities.compact(&in_use, &self.prefixes);
+    }
+}
+
+/// What a policy mentions that identities depend on, each once.
+struct Mentions {
+    /// Pod label keys, if it is a NetworkPolicy: upstream selects by any label.
+    kept_keys: BTreeSet<String>,
+    blocks: BTreeSet<IpNet>,
+    prefixes: BTreeSet<IpNet>,
+}
+
+impl Mentions {
+    fn of(policy: &Policy) -> Self {
+        let mut mentions = Self {
+            kept_keys: BTreeSet::new(),
+            blocks: BTreeSet::new(),
+            prefixes: BTreeSet::new(),
+        };
+        let mut selectors: Vec<&Selector> = policy.specs.iter().map(|spec| &spec.subject).collect();
+        for peer in policy.peers() {
+            match peer {
+                Peer::Cidr(block) => mentions.prefixes.extend(block.prefixes()),
+                Peer::IpBlock(block) => {
+                    mentions.prefixes.extend(block.prefixes());
+                    mentions.blocks.extend(block.prefixes());
+                }
+                Peer::Labels(selector) => selectors.push(selector),
+            }
+        }
+        if policy.key.kind == PolicyKind::Kubernetes {
+            let keys = selectors
+                .iter()
+                .flat_map(|selector| selector.requirements())
+                .map(|r| &r.key);
+            mentions
+                .kept_keys
+                .extend(keys.filter(|key| !key.starts_with(NAMESPACE_LABELS)).cloned());
+        }
+        mentions
     }
 }
 

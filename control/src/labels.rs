@@ -3,10 +3,12 @@
 //! Invariants: a key occurs once; what Kubernetes says of a pod (namespace, namespace labels, service account, cluster) cannot be
 //! overridden by labels that the pod's owner writes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
+
+use crate::counted::Counted;
 
 /// Label key of a pod's namespace.
 pub const NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -97,6 +99,14 @@ impl Labels {
         self.0.insert(key, (source, value));
     }
 
+    /// Value of the pod's namespace label.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.get(NAMESPACE)
+            .filter(|(source, _)| *source == LabelSource::K8s)
+            .map(|(_, value)| value)
+    }
+
     /// The labels as `source:key=value`, by rising key.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
@@ -152,7 +162,7 @@ pub struct PodLabels<'a> {
     /// Name of the cluster.
     pub cluster: &'a str,
     /// Keys that stay whatever the filter says, because a NetworkPolicy selects by them.
-    pub kept: &'a BTreeSet<String>,
+    pub kept: &'a Counted<String>,
 }
 
 impl PodLabels<'_> {
@@ -212,7 +222,7 @@ mod tests {
             namespace_labels: Some(&namespace_labels),
             service_account: "default",
             cluster: "default",
-            kept: &BTreeSet::new(),
+            kept: &Counted::default(),
         };
         labels.identity().to_strings()
     }

@@ -7,6 +7,7 @@
 
 pub mod cnp;
 pub mod compile;
+pub mod counted;
 pub mod explain;
 pub mod field;
 pub mod identity;

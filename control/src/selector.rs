@@ -1,6 +1,6 @@
 //! Selectors over identity labels.
 
-use crate::labels::{LabelSource, Labels};
+use crate::labels::{LabelSource, Labels, NAMESPACE};
 
 /// Which source a requirement's label must have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,6 +118,15 @@ impl Selector {
     #[must_use]
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
+    }
+
+    /// Namespaces that the selector is limited to, if it is.
+    #[must_use]
+    pub fn namespaces(&self) -> Option<&[String]> {
+        self.requirements.iter().find_map(|r| match &r.operator {
+            Operator::In(values) if r.key == NAMESPACE => Some(values.as_slice()),
+            _ => None,
+        })
     }
 
     /// Whether some requirement's key satisfies `predicate`.

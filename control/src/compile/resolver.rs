@@ -19,6 +19,8 @@ use crate::selector::Selector;
 pub(crate) struct Resolver<'a> {
     index: &'a Index,
     reserved: Vec<(Identity, Labels)>,
+    /// Pods' identities by namespace: most selectors name one.
+    namespaces: HashMap<&'a str, Vec<(Identity, &'a Labels)>>,
     selected: RefCell<HashMap<Selector, Arc<[Identity]>>>,
     /// (name, protocol) to the numbers it has, by the identity of the pods that have it.
     named_ports: HashMap<(String, Protocol), BTreeMap<u16, BTreeSet<Identity>>>,
@@ -33,6 +35,12 @@ impl<'a> Resolver<'a> {
                 numbers.entry(port.port).or_default().insert(indexed.identity);
             }
         }
+        let mut namespaces: HashMap<&str, Vec<(Identity, &Labels)>> = HashMap::new();
+        for (identity, labels) in index.identities().iter() {
+            if let Some(namespace) = labels.namespace() {
+                namespaces.entry(namespace).or_default().push((identity, labels));
+            }
+        }
         let reserved = identity::RESERVED
             .into_iter()
             .filter_map(|id| Some((id, identity::reserved(id)?)))
@@ -40,6 +48,7 @@ impl<'a> Resolver<'a> {
         Self {
             index,
             reserved,
+            namespaces,
             selected: RefCell::default(),
             named_ports,
         }
@@ -49,11 +58,25 @@ impl<'a> Resolver<'a> {
         if let Some(found) = self.selected.borrow().get(selector) {
             return Arc::clone(found);
         }
-        let reserved = self.reserved.iter().map(|(identity, labels)| (*identity, labels));
-        let matching = reserved
-            .chain(self.index.identities().iter())
-            .filter(|(_, labels)| selector.matches(labels));
-        let mut found: Vec<Identity> = matching.map(|(identity, _)| identity).collect();
+        let matches = |labels: &Labels| selector.matches(labels);
+        let mut found: Vec<Identity> = match selector.namespaces() {
+            Some(namespaces) => {
+                let pods = namespaces
+                    .iter()
+                    .filter_map(|namespace| self.namespaces.get(namespace.as_str()));
+                pods.flatten()
+                    .filter(|(_, labels)| matches(labels))
+                    .map(|(identity, _)| *identity)
+                    .collect()
+            }
+            None => {
+                let reserved = self.reserved.iter().map(|(identity, labels)| (*identity, labels));
+                let all = reserved.chain(self.index.identities().iter());
+                all.filter(|(_, labels)| matches(labels))
+                    .map(|(identity, _)| identity)
+                    .collect()
+            }
+        };
         // Prefixes are part of the world: whatever selects `world` selects them.
         let world = identity::reserved(Identity::WORLD).is_some_and(|labels| selector.matches(&labels));
         if world {
