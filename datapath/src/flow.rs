@@ -75,6 +75,26 @@ impl FlowKey {
     }
 }
 
+/// Which way a packet of a flow goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowDirection {
+    /// Like the first packet.
+    Original,
+    /// Against it.
+    Reply,
+}
+
+impl FlowDirection {
+    /// The other way.
+    #[must_use]
+    pub const fn reverse(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
 /// Keys of the flow hash; random per process, because pods choose their ports and must not be able to choose the bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct FlowHasher {

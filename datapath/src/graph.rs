@@ -12,7 +12,8 @@ use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapsho
 
 use crate::capture::{Capture, CapturedPacket};
 use crate::conntrack::table::Found;
-use crate::conntrack::{Conntrack, EntryId, FlowDirection};
+use crate::conntrack::{Conntrack, EntryId};
+use crate::flow::FlowDirection;
 use crate::counters::{Counters, Stage};
 use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::{FlowHasher, FlowKey};

@@ -82,9 +82,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// Source MAC is not the endpoint's.
-    InvalidSourceMac = 130, "Invalid source mac";
-    /// Source address is not the endpoint's.
+    /// Source MAC or address is not the endpoint's.
     InvalidSourceIp = 132, "Invalid source ip";
     /// No rule allows it (default deny).
     PolicyDenied = 133, "Policy denied";
@@ -174,8 +172,4 @@ drop_reasons! {
     L7Capacity = 246, "L7 flow table full";
     /// Fragment store full.
     FragmentCapacity = 247, "Fragment table full";
-    /// Fragment whose datagram was not completed in time.
-    FragmentTimeout = 248, "Fragment reassembly timeout";
-    /// The conntrack entry's policy was withdrawn.
-    DescriptorInvalid = 249, "Invalid frame descriptor";
 }

@@ -5,27 +5,7 @@ use policy::{
 };
 
 use super::tcp_state::TcpState;
-use crate::flow::{FlowKey, Peer};
-
-/// Which way a packet of a flow goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlowDirection {
-    /// Like the first packet.
-    Original,
-    /// Against it.
-    Reply,
-}
-
-impl FlowDirection {
-    /// The other way.
-    #[must_use]
-    pub const fn reverse(self) -> Self {
-        match self {
-            Self::Original => Self::Reply,
-            Self::Reply => Self::Original,
-        }
-    }
-}
+use crate::flow::{FlowDirection, FlowKey, Peer};
 
 /// Service translation of a flow: what the client sees instead of [`FlowKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@
 
 use policy::{EndpointKey, Slot};
 
-use super::entry::{Entry, FlowDirection};
-use crate::flow::{FlowHasher, FlowKey};
+use super::entry::Entry;
+use crate::flow::{FlowDirection, FlowHasher, FlowKey};
 
 const WAYS: usize = 8;
 

@@ -2,7 +2,7 @@
 //!
 //! Coarser than RFC 9293's: the middle needs to know who began, whether the handshake is complete, and how long to remember.
 
-use super::entry::FlowDirection;
+use crate::flow::FlowDirection;
 use crate::wire::tcp::TcpFlags;
 
 /// State of a TCP flow; [`TcpState::Untracked`] for other protocols.

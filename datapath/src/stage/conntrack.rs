@@ -3,7 +3,8 @@
 use policy::{DropReason, EndpointKey, Identity, Slot};
 
 use crate::conntrack::table::Found;
-use crate::conntrack::{Entry, EntryId, FlowDirection, TcpState};
+use crate::conntrack::{Entry, EntryId, TcpState};
+use crate::flow::FlowDirection;
 use crate::graph::{Graph, Refusal, Tracked, Transit};
 use crate::wire::packet::{IcmpBody, L4};
 use crate::wire::tcp::TcpFlags;

@@ -3,7 +3,7 @@
 use policy::{DropReason, EndpointKey, Identity};
 
 use super::icmp_error;
-use crate::conntrack::FlowDirection;
+use crate::flow::FlowDirection;
 use crate::counters::Stage;
 use crate::graph::{Decided, Graph, Refusal, Transit};
 use crate::wire::checksum::L4Checksum;

@@ -3,7 +3,8 @@
 use policy::{DropReason, EndpointKey, Identity};
 
 use super::{forward, parse, policy as decision};
-use crate::conntrack::{EntryVerdict, FlowDirection};
+use crate::conntrack::{EntryVerdict};
+use crate::flow::FlowDirection;
 use crate::flow::FlowKey;
 use crate::graph::{Graph, Refusal, Tracked, Transit};
 use crate::wire::error_message::ErrorMessage;

@@ -7,7 +7,8 @@
 use policy::{Direction, DropReason, EndpointKey, HttpIndex, Snapshot};
 
 use super::reset;
-use crate::conntrack::{Entry, EntryVerdict, FlowDirection, TcpState};
+use crate::conntrack::{Entry, EntryVerdict, TcpState};
+use crate::flow::FlowDirection;
 use crate::event::{FlowEvent, FlowEventKind, InlineText};
 use crate::graph::{Decided, Graph, Refusal, Transit};
 use crate::l7_flow::{L7Flow, Phase};

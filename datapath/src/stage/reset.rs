@@ -2,7 +2,8 @@
 
 use policy::EndpointKey;
 
-use crate::conntrack::{Entry, FlowDirection};
+use crate::conntrack::{Entry};
+use crate::flow::FlowDirection;
 use crate::graph::{Decided, Graph, Transit};
 use crate::wire::packet::L4;
 use crate::wire::tcp::{Segment, Tcp, TcpFlags};

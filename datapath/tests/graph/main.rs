@@ -11,3 +11,4 @@ mod bed;
 mod forwarding;
 mod l7;
 mod lifecycle;
+mod review;

@@ -1,0 +1,461 @@
+//! Findings of a security review, one test each. Every test states what should hold; those that fail show a bug.
+
+use std::net::IpAddr;
+
+use policy::{Backend, DropReason, Protocol, Service, ServiceKey};
+use sluice_datapath::conntrack::TcpState;
+use sluice_datapath::flow::{FlowKey, Peer};
+use sluice_datapath::graph::GraphConfig;
+use sluice_datapath::wire::tcp::TcpFlags;
+
+use crate::bed::*;
+
+const GOOD: &[u8] = b"GET / HTTP/1.1\r\nHost: flask\r\n\r\n";
+
+fn framed(packet: &[u8]) -> Vec<u8> {
+    frame(A.mac(), GATEWAY, packet)
+}
+
+/// Puts packets of A into one batch.
+fn burst(bed: &mut Bed, packets: &[Vec<u8>]) {
+    for packet in packets {
+        bed.wire(A.key()).send(&framed(packet));
+    }
+    bed.turn();
+}
+
+fn vip() -> IpAddr {
+    VIP.parse().unwrap()
+}
+
+fn at(mut conn: Conn, seq: u32) -> Conn {
+    conn.client.seq = seq;
+    conn
+}
+
+/// What a server that keeps the first data takes from what it got: bytes from `first` on, in order.
+fn taken(packets: Vec<Vec<u8>>, first: u32, stream: &mut Vec<u8>) {
+    for packet in packets {
+        let seen = Seen::new(packet);
+        let tcp = seen.tcp();
+        if tcp.flags.has(TcpFlags::SYN) || tcp.flags.has(TcpFlags::RST) {
+            continue;
+        }
+        let offset = tcp.seq.wrapping_sub(first) as usize;
+        if offset <= stream.len() && offset + seen.payload().len() > stream.len() {
+            let new = stream.len() - offset;
+            stream.extend_from_slice(&seen.payload()[new..]);
+        }
+    }
+}
+
+/// F1. A reset that the server ignores (wrong number) closes the flow here; a repeated SYN begins a second judgement of a
+/// connection that the server already reads, opened by the SYN-ACK that the server repeated before.
+#[test]
+fn f1_forged_reset_and_repeated_syn_do_not_give_the_gate_a_second_view() {
+    let mut bed = Bed::guarded(get("/"));
+    let mut conn = Conn::new(A, B, 5000);
+    let isn = conn.client.seq;
+    let first = isn.wrapping_add(1);
+    let mut stream = Vec::new();
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    bed.got(B.key());
+    let syn_ack = conn.from_server(SYN_ACK, &[]);
+    bed.send(B.key(), &syn_ack);
+    bed.got(A.key());
+    conn.server.seq = conn.server.seq.wrapping_add(1);
+    let partial = b"GET /metrics HTTP/1.1";
+    // One burst: SYN again (the server repeats its SYN-ACK), ACK, half a request line, a reset out of window, SYN again.
+    burst(&mut bed, &[
+        at(conn, isn).from_client(TcpFlags::SYN, &[]),
+        at(conn, first).from_client(TcpFlags::ACK, &[]),
+        at(conn, first).from_client(DATA, partial),
+        at(conn, first.wrapping_sub(200_000)).from_client(TcpFlags::RST, &[]),
+        at(conn, isn).from_client(TcpFlags::SYN, &[]),
+    ]);
+    taken(bed.got(B.key()), first, &mut stream);
+    // The server's answers, in the order in which Linux sends them.
+    bed.send(B.key(), &syn_ack);
+    let acked = at(conn, first.wrapping_add(partial.len() as u32));
+    bed.send(B.key(), &acked.from_server(TcpFlags::ACK, &[]));
+    bed.got(A.key());
+    // The same number of bytes, read differently by the gate: the server skips what it has.
+    let second = b"GET / HTTP/1.1\r\nA: bb\r\nHost: flask\r\n\r\n";
+    assert_eq!(&second[partial.len()..partial.len() + 2], b"\r\n");
+    bed.send(A.key(), &at(conn, first).from_client(TcpFlags::ACK, &[]));
+    bed.send(A.key(), &at(conn, first).from_client(DATA, second));
+    taken(bed.got(B.key()), first, &mut stream);
+    let text = String::from_utf8_lossy(&stream);
+    assert!(!text.contains("/metrics HTTP/1.1\r\n"), "the server reads: {text:?}");
+}
+
+/// F2. While a plain allow lifts the HTTP rules, nothing is judged; when they come back, the gate is behind the stream.
+#[test]
+fn f2_gate_that_was_lifted_does_not_come_back_out_of_step() {
+    let mut bed = Bed::guarded(get("/"));
+    let mut conn = Conn::new(A, B, 5000);
+    conn.open(&mut bed);
+    let fake = b"GET / HTTP/1.1\r\nHost: flask\r\nContent-Length: 999999\r\n\r\n";
+    let begin = conn.client.seq;
+    bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, Allow::Plain)]), egress: None });
+    conn.client_sends(&mut bed, DATA, &[b'x'; 55][..fake.len().min(55)]);
+    bed.got_one(B.key());
+    conn.server_sends(&mut bed, TcpFlags::ACK, &[]);
+    bed.got(A.key());
+    bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, get("/"))]), egress: None });
+    let sent = conn.client.seq.wrapping_sub(begin) as usize;
+    assert_eq!(sent, fake.len(), "adjust the test");
+    // Old bytes to the server, a request with a long body to the gate.
+    bed.send(A.key(), &at(conn, begin).from_client(DATA, fake));
+    bed.got(B.key());
+    conn.client_sends(&mut bed, DATA, b"GET /metrics HTTP/1.1\r\nHost: flask\r\n\r\n");
+    let reached = bed.got(B.key()).into_iter().map(Seen::new).any(|seen| seen.payload().starts_with(b"GET /metrics"));
+    assert!(!reached, "a denied request reached the server");
+}
+
+/// F3. Two packets of one batch that become the same flow by different ways leave a translation that nobody forgets.
+#[test]
+fn f3_translation_of_a_refused_packet_is_forgotten() {
+    let mut bed = Bed::new();
+    bed.services = vec![udp_service(&[B])];
+    bed.publish();
+    for port in 0..100 {
+        burst(&mut bed, &[
+            udp(A.v4(), 1000 + port, B.v4(), 5000, b"straight"),
+            udp(A.v4(), 1000 + port, vip(), 80, b"by the service"),
+        ]);
+    }
+    bed.got(B.key());
+    eprintln!("DBG before {:?} {:?}", bed.worker.graph().conntrack().len(), bed.counters().translations.get());
+    for r in DropReason::ALL { if bed.dropped(*r) > 0 { eprintln!("DBG {r:?} {}", bed.dropped(*r)); } }
+    bed.detach(A.key());
+    bed.turn();
+    eprintln!("DBG after {:?} {:?}", bed.worker.graph().conntrack().len(), bed.counters().translations.get());
+    assert_eq!((bed.counters().flows.get(), bed.counters().translations.get()), (0, 0));
+}
+
+fn udp_service(backends: &[Pod]) -> Service {
+    Service {
+        name: "bed/udp".into(),
+        key: ServiceKey { addr: vip(), port: 80, protocol: Protocol::UDP },
+        backends: backends.iter().map(|pod| Backend { addr: pod.v4(), port: 5000 }).collect(),
+    }
+}
+
+/// F4. A new connection from the port of a closed one, to the same backend, keeps its translation.
+#[test]
+fn f4_connection_on_a_reused_port_stays_with_its_backend() {
+    let mut bed = Bed::new();
+    bed.serve(&[B, C]);
+    let mut broken = 0;
+    for round in 0..40_u32 {
+        let mut conn = Conn::between(A.key(), A.v4(), B.key(), vip(), 80);
+        conn.client.seq = conn.client.seq.wrapping_add(round * 100_000);
+        conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+        let (pod, got) = if let [only] = bed.got(B.key()).as_slice() {
+            (B, Seen::new(only.clone()))
+        } else {
+            (C, bed.got_one(C.key()))
+        };
+        assert_eq!(got.tcp().flags, TcpFlags::SYN);
+        let mut back = conn;
+        (back.server.key, back.server.addr, back.server.port) = (pod.key(), pod.v4(), 5000);
+        back.server_sends(&mut bed, SYN_ACK, &[]);
+        bed.got_one(A.key());
+        conn.server.seq = back.server.seq;
+        conn.client_sends(&mut bed, TcpFlags::ACK, &[]);
+        if bed.got(pod.key()).len() != 1 {
+            broken += 1;
+        }
+        bed.got(A.key());
+        // Both close.
+        back.client.seq = conn.client.seq;
+        back.server_sends(&mut bed, TcpFlags::FIN.with(TcpFlags::ACK), &[]);
+        conn.server.seq = back.server.seq;
+        for _ in 0..20 {
+            // Until it comes by (the translation may be lost).
+            bed.send(A.key(), &conn.from_client(TcpFlags::FIN.with(TcpFlags::ACK), &[]));
+        }
+        (bed.got(A.key()), bed.got(B.key()), bed.got(C.key()));
+    }
+    assert_eq!(broken, 0, "of 40 connections, this many lost their backend after the handshake");
+}
+
+/// F5. One pod cannot take all translations.
+#[test]
+fn f5_one_pod_leaves_translations_to_others() {
+    let mut bed = Bed::with(GraphConfig { flows: 4096, flows_per_endpoint: 256, translations: 256, l7_flows: 64 });
+    bed.services = vec![udp_service(&[B])];
+    bed.publish();
+    for port in 0..300 {
+        bed.send(A.key(), &udp(A.v4(), 1000 + port, vip(), 80, b"x"));
+    }
+    bed.got(B.key());
+    bed.send(C.key(), &udp(C.v4(), 1000, vip(), 80, b"x"));
+    assert_eq!(bed.got(B.key()).len(), 1, "C has no translation left");
+}
+
+/// F6. One pod cannot take all L7 states.
+#[test]
+fn f6_one_pod_leaves_l7_states_to_others() {
+    let mut bed = Bed::with(GraphConfig { flows: 4096, flows_per_endpoint: 1024, translations: 256, l7_flows: 64 });
+    let rules = vec![(peer(A), 5000, get("/")), (peer(C), 5000, get("/"))];
+    bed.set(B, Rules { ingress: Some(rules), egress: None });
+    for port in 0..64 {
+        let mut conn = Conn::new(A, B, 5000);
+        conn.client.port = 20_000 + port;
+        bed.send(A.key(), &conn.from_client(TcpFlags::SYN, &[]));
+    }
+    bed.got(B.key());
+    Conn::new(C, B, 5000).client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert_eq!(bed.got(B.key()).len(), 1, "C has no L7 state left");
+}
+
+/// F7. What the outside sends cannot take all flows.
+#[test]
+fn f7_outside_leaves_flows_to_pods() {
+    let mut bed = Bed::with(GraphConfig { flows: 1024, flows_per_endpoint: 256, translations: 256, l7_flows: 64 });
+    let outside: IpAddr = OUTSIDE.parse().unwrap();
+    for port in 0..2048 {
+        bed.send(FORWARD, &udp(outside, 1000 + port, B.v4(), 53, b"x"));
+    }
+    bed.got(B.key());
+    bed.send(A.key(), &udp(A.v4(), 1000, C.v4(), 53, b"x"));
+    assert_eq!(bed.got(C.key()).len(), 1, "A cannot begin a flow");
+}
+
+/// F8. One pod cannot use up the ICMP errors of others: their path MTU discovery depends on them.
+#[test]
+fn f8_one_pod_leaves_icmp_errors_to_others() {
+    let mut bed = Bed::new();
+    let mut last_hop = udp(A.v4(), 1000, B.v4(), 53, b"x");
+    last_hop[8] = 1;
+    last_hop[10..12].fill(0);
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&last_hop[..20]).checksum();
+    last_hop[10..12].copy_from_slice(&sum.to_be_bytes());
+    for _ in 0..2000 {
+        bed.send(A.key(), &last_hop);
+    }
+    bed.detach(B.key());
+    bed.attach(sluice_datapath::interface::InterfaceConfig { mtu: 1280, ..B.config() });
+    let before = bed.got(C.key()).len();
+    for _ in 0..8 {
+        bed.wire(A.key()).send(&framed(&last_hop));
+    }
+    bed.send(C.key(), &udp(C.v4(), 1000, B.v4(), 53, &[0; 1400]));
+    assert_eq!((before, bed.got(C.key()).len()), (0, 1), "C is not told the MTU");
+}
+
+/// F9. An echo request is no reply, whatever its identifier.
+#[test]
+fn f9_echo_request_is_not_taken_for_a_reply() {
+    let mut bed = Bed::new();
+    bed.set(A, Rules { ingress: Some(vec![]), egress: None });
+    bed.send(B.key(), &ping(B.v4(), A.v4(), false));
+    assert!(bed.got(A.key()).is_empty(), "A lets nobody in");
+    bed.send(A.key(), &ping(A.v4(), B.v4(), false));
+    bed.got_one(B.key());
+    bed.send(B.key(), &ping(B.v4(), A.v4(), false));
+    assert!(bed.got(A.key()).is_empty(), "B's own ping reached A past its ingress policy");
+}
+
+/// F10. A client that lost its connection (power, NAT) and uses the port again reaches the server, which answers by RFC 9293, 3.10.7.4.
+#[test]
+fn f10_new_syn_on_a_half_open_connection_reaches_the_server() {
+    let mut bed = Bed::new();
+    let outside: IpAddr = OUTSIDE.parse().unwrap();
+    let mut conn = Conn::between(FORWARD, outside, B.key(), B.v4(), 5000);
+    conn.open(&mut bed);
+    let again = at(conn, conn.client.seq.wrapping_add(1_000_000));
+    bed.send(FORWARD, &again.from_client(TcpFlags::SYN, &[]));
+    assert_eq!(bed.got(B.key()).len(), 1, "the port is dead for 8000 s: {:?}", bed.dropped(DropReason::InvalidTcp));
+}
+
+/// F11. A client whose first SYN was never answered tries again from the same port with another number.
+#[test]
+fn f11_second_attempt_with_another_isn_opens_a_gated_flow() {
+    let mut bed = Bed::guarded(get("/"));
+    let mut conn = Conn::new(A, B, 5000);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    bed.got_one(B.key());
+    // Nobody answers; the application gives up and tries again.
+    let mut conn = at(conn, 77);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert_eq!(bed.got(B.key()).len(), 1, "refused, and every attempt makes the old entry live longer");
+    conn.server_sends(&mut bed, SYN_ACK, &[]);
+    assert_eq!(bed.got(A.key()).len(), 1);
+}
+
+/// F12. A server that still has an older connection answers a SYN with an ACK; without it the client never resets it.
+#[test]
+fn f12_challenge_ack_to_a_syn_reaches_the_client() {
+    let mut bed = Bed::new();
+    let mut conn = Conn::new(A, B, 5000);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    bed.got_one(B.key());
+    let old = at(conn, 5);
+    bed.send(B.key(), &old.from_server(TcpFlags::ACK, &[]));
+    assert_eq!(bed.got(A.key()).len(), 1);
+}
+
+/// F13. A reset that the receiver ignores does not end the flow here.
+#[test]
+fn f13_reset_out_of_window_does_not_close_an_established_flow() {
+    let mut bed = Bed::new();
+    let outside: IpAddr = OUTSIDE.parse().unwrap();
+    let mut conn = Conn::between(FORWARD, outside, B.key(), B.v4(), 5000);
+    conn.open(&mut bed);
+    bed.send(FORWARD, &at(conn, conn.client.seq.wrapping_sub(500_000)).from_client(TcpFlags::RST, &[]));
+    let key = FlowKey {
+        source: Peer::new(outside, 40_000),
+        destination: Peer::new(B.v4(), 5000),
+        protocol: Protocol::TCP,
+    };
+    let conntrack = bed.worker.graph().conntrack();
+    let (id, _) = conntrack.lookup(&key, conntrack.hash(&key)).unwrap();
+    let state = conntrack.get(id).unwrap().tcp;
+    assert_eq!(state, TcpState::Established, "forgotten after 10 s of silence instead of 8000");
+}
+
+/// F14. A UDP flow through a service leaves a backend that the service no longer has.
+#[test]
+fn f14_udp_flow_leaves_a_backend_that_is_no_more() {
+    let mut bed = Bed::new();
+    bed.services = vec![udp_service(&[B])];
+    bed.publish();
+    bed.send(A.key(), &udp(A.v4(), 1000, vip(), 80, b"x"));
+    bed.got_one(B.key());
+    bed.services = vec![udp_service(&[C])];
+    bed.publish();
+    bed.send(A.key(), &udp(A.v4(), 1000, vip(), 80, b"x"));
+    assert_eq!((bed.got(B.key()).len(), bed.got(C.key()).len()), (0, 1), "(B, C)");
+}
+
+/// F15. A live connection outlives its Service object (kube-proxy's do; DESIGN section 4: a service change touches no flow).
+#[test]
+fn f15_live_connection_survives_the_removal_of_its_service() {
+    let mut bed = Bed::new();
+    bed.serve(&[B]);
+    let mut conn = Conn::between(A.key(), A.v4(), B.key(), vip(), 80);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    bed.got_one(B.key());
+    let mut back = conn;
+    (back.server.addr, back.server.port) = (B.v4(), 5000);
+    back.server_sends(&mut bed, SYN_ACK, &[]);
+    bed.got_one(A.key());
+    conn.server.seq = back.server.seq;
+    conn.client_sends(&mut bed, TcpFlags::ACK, &[]);
+    bed.got_one(B.key());
+    bed.services.clear();
+    bed.publish();
+    conn.client_sends(&mut bed, DATA, b"more");
+    assert_eq!(bed.got(B.key()).len(), 1, "dropped, and A got {} packets (a reset)", bed.got(A.key()).len());
+}
+
+/// F16. A stray segment before the SYN, in one batch, does not cost the connection its backend.
+#[test]
+fn f16_stray_segment_before_a_syn_does_not_cost_the_translation() {
+    let mut broken = 0;
+    for _ in 0..20 {
+        let mut bed = Bed::new();
+        bed.serve(&[B, C]);
+        let conn = Conn::between(A.key(), A.v4(), B.key(), vip(), 80);
+        burst(&mut bed, &[
+            at(conn, 1).from_client(TcpFlags::RST, &[]),
+            conn.from_client(TcpFlags::SYN, &[]),
+        ]);
+        bed.turn();
+        if bed.counters().translations.get() != bed.counters().flows.get() {
+            broken += 1;
+        }
+    }
+    assert_eq!(broken, 0, "of 20 flows, this many have no translation");
+}
+
+fn first_fragment(packet: &[u8], size: usize) -> Vec<u8> {
+    let mut fragment = packet[..20 + size].to_vec();
+    let len = u16::try_from(fragment.len()).unwrap();
+    fragment[2..4].copy_from_slice(&len.to_be_bytes());
+    fragment[4..6].copy_from_slice(&[0x12, 0x34]);
+    fragment[6..8].copy_from_slice(&0x2000_u16.to_be_bytes());
+    fragment[10..12].fill(0);
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&fragment[..20]).checksum();
+    fragment[10..12].copy_from_slice(&sum.to_be_bytes());
+    fragment
+}
+
+/// F17. A UDP datagram without checksum has none after translation, in fragments too.
+#[test]
+fn f17_absent_checksum_stays_absent_in_fragments() {
+    let mut bed = Bed::new();
+    bed.services = vec![udp_service(&[B])];
+    bed.publish();
+    let mut packet = udp(A.v4(), 1000, vip(), 80, &[5; 1600]);
+    packet[26..28].fill(0);
+    bed.send(A.key(), &first_fragment(&packet, 800));
+    let seen = bed.got_one(B.key());
+    assert_eq!(&seen.packet()[26..28], &[0, 0], "the receiver drops the datagram");
+}
+
+/// F18. Early fragments are held by frames, not by packets.
+#[test]
+fn f18_one_pods_early_fragments_leave_frames_to_others() {
+    let mut bed = Bed::new();
+    bed.detach(A.key());
+    bed.attach(sluice_datapath::interface::InterfaceConfig { mtu: 61_440, ..A.config() });
+    let whole = udp(A.v4(), 1000, B.v4(), 53, &[5; 60_000]);
+    for id in 0..70_u16 {
+        // Second fragment of a datagram whose first never comes.
+        let mut fragment = whole.clone();
+        fragment[4..6].copy_from_slice(&id.to_be_bytes());
+        fragment[6..8].copy_from_slice(&100_u16.to_be_bytes());
+        fragment[10..12].fill(0);
+        let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&fragment[..20]).checksum();
+        fragment[10..12].copy_from_slice(&sum.to_be_bytes());
+        bed.send(A.key(), &fragment);
+    }
+    let audit = bed.audit();
+    assert!(audit.held * 2 < audit.frames.total, "one pod holds {} of {} frames", audit.held, audit.frames.total);
+}
+
+/// F19. Bytes that never left do not count as forwarded: the server is reset where it stands.
+#[test]
+fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
+    let mut bed = Bed::guarded(get("/"));
+    let mut conn = Conn::new(A, B, 5000);
+    conn.open(&mut bed);
+    let expects = conn.client.seq;
+    // Judged, then dropped for its TTL.
+    let mut packet = conn.from_client(DATA, GOOD);
+    packet[8] = 1;
+    packet[10..12].fill(0);
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&packet[..20]).checksum();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    bed.send(A.key(), &packet);
+    assert!(bed.got(B.key()).is_empty());
+    bed.got(A.key());
+    conn.client.seq = conn.client.seq.wrapping_add(GOOD.len() as u32);
+    conn.client_sends(&mut bed, DATA, b"GET /metrics HTTP/1.1\r\nHost: flask\r\n\r\n");
+    let reset = bed.got_one(B.key());
+    assert!(reset.tcp().flags.has(TcpFlags::RST));
+    assert_eq!(reset.tcp().seq, expects, "the server answers with a challenge and keeps the connection");
+}
+
+/// F20. A segment that the gate refuses does not move the connection's state.
+#[test]
+fn f20_fin_ahead_of_the_judged_bytes_does_not_close() {
+    let mut bed = Bed::guarded(get("/"));
+    let mut conn = Conn::new(A, B, 5000);
+    conn.open(&mut bed);
+    let ahead = at(conn, conn.client.seq.wrapping_add(5000));
+    bed.send(A.key(), &ahead.from_client(TcpFlags::FIN.with(TcpFlags::ACK), &[]));
+    assert!(bed.got(B.key()).is_empty());
+    let key = FlowKey {
+        source: Peer::new(A.v4(), 40_000),
+        destination: Peer::new(B.v4(), 5000),
+        protocol: Protocol::TCP,
+    };
+    let conntrack = bed.worker.graph().conntrack();
+    let (id, _) = conntrack.lookup(&key, conntrack.hash(&key)).unwrap();
+    assert_eq!(conntrack.get(id).unwrap().tcp, TcpState::Established);
+}
