@@ -4,13 +4,13 @@
 #   scripts/build-ebpf.sh           build, replace the committed object
 #   scripts/build-ebpf.sh --check   build from a copy in a temporary directory, compare bit for bit with the
 #                                   committed object; exit 1 when they differ
-#   scripts/build-ebpf.sh --setup   install the toolchain first (Debian packages, bpf-linker), then build
+#   scripts/build-ebpf.sh --setup   install the toolchain (Debian packages, bpf-linker), build nothing
 #
 # The object depends on the source and on the versions in xdp-redirect/object/TOOLCHAIN, not on where it is built.
 # Environment: BPF_RUSTC (default /usr/bin/rustc, or a rustup toolchain's), LLVM_PREFIX (default /usr/lib/llvm-22).
 set -euo pipefail
 
-readonly root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly object=$root/xdp-redirect/object/sluice.bpf.o
 readonly toolchain=$root/xdp-redirect/object/TOOLCHAIN
 readonly llvm=${LLVM_PREFIX:-/usr/lib/llvm-22}
@@ -84,7 +84,7 @@ check() {
 
 case ${1:-} in
     '') require ;;
-    --setup) setup; require ;;
+    --setup) setup; require; exit 0 ;;
     --check) require; check; exit 0 ;;
     *) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what building sluice, its lab and its demo need on Debian 12; does nothing when all is present.
+# Installs what building and testing sluice, its lab and its demo need on Debian 12; does nothing when all is present.
 #
 # Everything comes from Debian packages. Rust: an installed cargo that is new enough is used as it is, otherwise the
-# packages `cargo-web` and `rustc-web` (Debian security updates) bring one.
+# packages `cargo-web` and `rustc-web` (Debian security updates) bring one, with clippy and rustfmt for scripts/check.sh.
 set -euo pipefail
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -13,12 +13,13 @@ LAB_PACKAGES=(
   ca-certificates curl ethtool iperf3 iproute2 iputils-ping jq netcat-openbsd nftables nginx postgresql procps
   python3-flask python3-prometheus-client python3-psycopg2 tcpdump util-linux wrk
 )
+TEST_PACKAGES=(shellcheck)
 
 usage() {
   cat <<'USAGE'
 Usage: scripts/setup.sh [--ebpf]
 
-Installs the Debian packages that building sluice and running its lab and demo need, and Rust if there is none.
+Installs the Debian packages that building sluice, its tests, lab and demo need, and Rust if there is none.
   --ebpf   also install the eBPF toolchain (only needed to change the program in xdp-redirect)
 USAGE
 }
@@ -100,10 +101,15 @@ main() {
   local rust packages=()
   rust=$(required_rust)
   [[ -n $rust ]] || die "Cargo.toml has no rust-version"
-  mapfile -t packages < <(missing_packages "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}")
+  mapfile -t packages < <(missing_packages "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${TEST_PACKAGES[@]}")
   if ! cargo_is_new_enough "$rust"; then
     say "no cargo >= $rust"
     packages+=(cargo-web rustc-web)
+  fi
+  # With rustup they come with the toolchain.
+  if ! command -v rustup >/dev/null; then
+    command -v cargo-clippy >/dev/null || packages+=(rust-web-clippy)
+    command -v rustfmt >/dev/null || packages+=(rustfmt-web)
   fi
   if ((${#packages[@]})); then
     install_packages "${packages[@]}"

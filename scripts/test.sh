@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Sets the machine up and runs every test: static checks, unit, property, graph and documentation tests, the model check of
+# the hand-off ring, and as root everything that needs a kernel: loader, node state and the end-to-end tests in the lab.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$ROOT"
+export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
+
+# Test programs that need root: everything else runs anywhere. Those of sluice-e2e need the release binary, too.
+KERNEL_TESTS=(loader node_state pod_tuning)
+
+# Seconds that each fuzz target gets.
+FUZZ_SECONDS=20
+
+LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/test-logs
+
+usage() {
+  cat <<'USAGE'
+Usage: scripts/test.sh [--quick]
+
+Runs all tests (about 20 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
+  --quick   leave out what needs root: nothing is installed and no network namespace is made
+
+Logs: target/test-logs. Environment: SLUICE_BIN (a built sluice for the end-to-end tests: no release build then).
+USAGE
+}
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'test: error: %s\n' "$*" >&2; exit 1; }
+
+PASSED=0 FAILED=0 SUMMARY=()
+
+# Counts what a log says of its tests: cargo's and the end-to-end suite's results, and the checks'.
+count() {
+  awk '
+    /^test result:/ || /^[0-9]+ passed, [0-9]+ failed$/ {
+      for (i = 2; i <= NF; i++) {
+        if ($i ~ /^passed/) passed += $(i - 1)
+        if ($i ~ /^failed/) failed += $(i - 1)
+      }
+    }
+    END { print passed + 0, failed + 0 }
+  ' "$1"
+}
+
+# step NAME COMMAND...: runs it, shows and keeps its output, and counts its tests. A step that fails without a failed test
+# (it does not compile, it has been killed) counts as one.
+step() {
+  local name=$1 log=$LOGS/$1.log started=$SECONDS status=0 passed failed
+  shift
+  say "$name: $*"
+  { "$@" 2>&1 || status=$?; } > >(tee "$log")
+  wait "$!" # the log is complete
+  read -r passed failed < <(count "$log")
+  if ((status != 0 && failed == 0)); then failed=1; fi
+  if ((status == 0 && passed + failed == 0)); then passed=1; fi
+  PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
+  SUMMARY+=("$(printf '%-14s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - started)))")
+}
+
+# Names of the workspace's integration tests: of package $1, or of all packages but sluice-e2e.
+test_programs() {
+  cargo metadata --format-version 1 --no-deps --locked | jq -r --arg package "${1-}" '
+    .packages[] | select(if $package == "" then .name != "sluice-e2e" else .name == $package end)
+    | .targets[] | select(.kind | index("test")) | .name'
+}
+
+is_kernel_test() { printf '%s\n' "${KERNEL_TESTS[@]}" | grep -qxF -- "$1"; }
+
+# Prints `--test NAME` for each argument.
+selected() { (($# == 0)) || printf -- '--test\n%s\n' "$@"; }
+
+# Always the whole workspace, so that every step builds its dependencies with the same features, once.
+cargo_test() { cargo test --locked --workspace --no-fail-fast "$@"; }
+
+fuzz() {
+  local target
+  while read -r target; do
+    # The targets hold no unsafe code: what the sanitizer would find cannot be there, and without it any compiler will do.
+    (cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none "$target" -- \
+      -max_total_time="$FUZZ_SECONDS" -dict=http1.dict -print_final_stats=1 </dev/null) || return
+  done < <(find fuzz/fuzz_targets -name '*.rs' -printf '%f\n' | sed 's/\.rs$//')
+}
+
+run_tests() {
+  local quick=$1 name ordinary=() flags=()
+  for name in $(test_programs); do
+    is_kernel_test "$name" || ordinary+=("$name")
+  done
+  step checks scripts/check.sh
+  mapfile -t flags < <(selected "${ordinary[@]}")
+  step tests cargo_test --lib --bins "${flags[@]}"
+  step doc-tests cargo_test --doc
+  if cargo fuzz --version >/dev/null 2>&1; then step fuzz fuzz; fi
+  if ((quick)); then return; fi
+
+  export SLUICE_REQUIRE_ROOT=1
+  mapfile -t flags < <(selected "${KERNEL_TESTS[@]}")
+  step kernel cargo_test "${flags[@]}"
+  if [[ -z ${SLUICE_BIN-} ]]; then
+    step release cargo build --locked --release -p sluice
+  fi
+  for name in $(test_programs sluice-e2e); do
+    step "e2e-$name" cargo_test --test "$name"
+  done
+}
+
+main() {
+  local quick=0
+  while (($#)); do
+    case $1 in
+      --quick) quick=1 ;;
+      -h | --help) usage; return ;;
+      *) usage >&2; die "unknown argument: $1" ;;
+    esac
+    shift
+  done
+  if ((!quick)); then
+    ((EUID == 0)) || die "network namespaces, AF_XDP and BPF need root; without it: scripts/test.sh --quick"
+    scripts/setup.sh
+  fi
+  rm -rf "$LOGS"
+  mkdir -p "$LOGS"
+  run_tests "$quick"
+  say "Summary"
+  printf '%s\n' "${SUMMARY[@]}"
+  printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
+  ((FAILED == 0))
+}
+
+main "$@"
