@@ -369,3 +369,6 @@ impl Frames {
 /// A received chain had more than [`MAX_CHAIN`] frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ChainTooLong;
+
+#[cfg(test)]
+mod tests;
