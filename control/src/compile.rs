@@ -128,14 +128,22 @@ fn services(index: &Index) -> ServiceTable {
             .or_default()
             .push(slice);
     }
+    let node = index.local_node_addresses();
     let mut services = Vec::new();
     for (name, service) in index.services() {
         let slices = slices
             .get(&(name.namespace.as_str(), name.name.as_str()))
             .map(Vec::as_slice)
             .unwrap_or_default();
-        for addr in &service.cluster_ips {
-            for port in &service.ports {
+        let frontends = |port: &crate::object::ServicePort| {
+            // A pod's packets to a NodePort of this node are translated at the pod, which keeps its identity; those of others
+            // come through the kernel, masqueraded.
+            let of_node = port.node_port.iter().flat_map(|port| node.iter().map(|addr| (*addr, *port)));
+            let own = service.cluster_ips.iter().map(|addr| (*addr, port.port));
+            own.chain(of_node).collect::<Vec<_>>()
+        };
+        for port in &service.ports {
+            for (addr, number) in frontends(port) {
                 let mut backends: Vec<Backend> = Vec::new();
                 for slice in slices {
                     let same =
@@ -157,8 +165,8 @@ fn services(index: &Index) -> ServiceTable {
                 services.push(Service {
                     name: name.to_string(),
                     key: ServiceKey {
-                        addr: *addr,
-                        port: port.port,
+                        addr,
+                        port: number,
                         protocol: port.protocol,
                     },
                     backends,
@@ -166,7 +174,7 @@ fn services(index: &Index) -> ServiceTable {
             }
         }
     }
-    ServiceTable::new(services)
+    ServiceTable::new(services).with_node_addresses(node)
 }
 
 fn identities(index: &Index) -> BTreeMap<Identity, Vec<String>> {

@@ -141,6 +141,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// `port`.
     pub port: u16,
+    /// `nodePort`; only of Services that have one.
+    pub node_port: Option<u16>,
 }
 
 /// A Service.

@@ -5,6 +5,7 @@
 //! nowhere is refused as a whole, naming what is wrong: a snapshot is loaded completely or not at all.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -80,6 +81,8 @@ pub struct PersistedSnapshot {
     revision: Revision,
     ipcache: PersistedIpCache,
     services: Vec<Service>,
+    #[serde(default)]
+    node_addresses: Vec<IpAddr>,
     endpoints: Vec<PersistedEndpoint>,
     rules: Vec<String>,
     identities: Vec<(Identity, Vec<String>)>,
@@ -143,6 +146,8 @@ impl From<&Snapshot> for PersistedSnapshot {
         entries.sort_unstable();
         let mut services: Vec<_> = snapshot.services.iter().cloned().collect();
         services.sort_unstable_by_key(|s| (s.key.addr, s.key.port, s.key.protocol));
+        let mut node_addresses: Vec<_> = snapshot.services.node_addresses().collect();
+        node_addresses.sort_unstable();
         Self {
             version: PERSIST_VERSION,
             revision: snapshot.revision,
@@ -152,6 +157,7 @@ impl From<&Snapshot> for PersistedSnapshot {
                 pod_cidrs: snapshot.ipcache.pod_cidrs().to_vec(),
             },
             services,
+            node_addresses,
             endpoints: snapshot
                 .endpoints
                 .iter()
@@ -338,7 +344,7 @@ impl TryFrom<PersistedSnapshot> for Snapshot {
         Ok(Self {
             revision: persisted.revision,
             ipcache: Arc::new(IpCache::new(generation, entries, pod_cidrs)),
-            services: Arc::new(ServiceTable::new(persisted.services)),
+            services: Arc::new(ServiceTable::new(persisted.services).with_node_addresses(persisted.node_addresses)),
             endpoints: Arc::new(endpoints),
             rules: Arc::new(persisted.rules),
             identities: Arc::new(BTreeMap::from_iter(persisted.identities)),

@@ -10,9 +10,9 @@ use crate::Protocol;
 /// A Service's frontend as packets name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
-    /// ClusterIP.
+    /// ClusterIP, or the node's address for a NodePort.
     pub addr: IpAddr,
-    /// `spec.ports[].port`.
+    /// `spec.ports[].port`, or `spec.ports[].nodePort`.
     pub port: u16,
     /// `spec.ports[].protocol`.
     pub protocol: Protocol,
@@ -54,6 +54,8 @@ pub enum ServiceLookup<'a> {
 pub struct ServiceTable {
     services: HashMap<ServiceKey, Service>,
     addresses: HashSet<IpAddr>,
+    /// Addresses of the node: what is no NodePort on them is the node's own.
+    node: HashSet<IpAddr>,
 }
 
 impl ServiceTable {
@@ -62,7 +64,19 @@ impl ServiceTable {
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
         let services: HashMap<_, _> = services.into_iter().map(|s| (s.key, s)).collect();
         let addresses = services.keys().map(|k| k.addr).collect();
-        Self { services, addresses }
+        Self { services, addresses, node: HashSet::new() }
+    }
+
+    /// The same with the node's addresses: a port of theirs that no Service has is no service at all.
+    #[must_use]
+    pub fn with_node_addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.node = addresses.into_iter().collect();
+        self
+    }
+
+    /// The node's addresses, in no order.
+    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.node.iter().copied()
     }
 
     /// Looks a destination up.
@@ -73,14 +87,15 @@ impl ServiceTable {
         }
         match self.services.get(&ServiceKey { addr, port, protocol }) {
             Some(service) => ServiceLookup::Service(service),
+            None if self.node.contains(&addr) => ServiceLookup::NotService,
             None => ServiceLookup::NoSuchPort,
         }
     }
 
-    /// Whether `addr` is any Service's address.
+    /// Whether `addr` is a Service's own address, and not the node's.
     #[must_use]
     pub fn is_service_address(&self, addr: IpAddr) -> bool {
-        self.addresses.contains(&addr)
+        self.addresses.contains(&addr) && !self.node.contains(&addr)
     }
 
     /// All services, in no order.
@@ -104,6 +119,17 @@ mod tests {
             port,
             protocol,
         })
+    }
+
+    #[test]
+    fn only_node_ports_of_a_node_are_services() {
+        let node = Ipv4Addr::new(10, 96, 0, 1).into();
+        let key = ServiceKey { addr: node, port: 30_008, protocol: Protocol::TCP };
+        let service = Service { name: "ns/web".into(), key, backends: Vec::new() };
+        let table = ServiceTable::new([service.clone()]).with_node_addresses([node]);
+        assert!(matches!(table.lookup(node, 30_008, Protocol::TCP), ServiceLookup::Service(found) if *found == service));
+        assert!(matches!(table.lookup(node, 22, Protocol::TCP), ServiceLookup::NotService));
+        assert!(!table.is_service_address(node));
     }
 
     proptest! {

@@ -875,7 +875,7 @@ kind: Service
 metadata: {name: flask, namespace: db}
 spec:
   clusterIPs: [10.96.0.7, "fd01::7"]
-  ports: [{name: web, port: 80, targetPort: http}, {name: extra, port: 81}]
+  ports: [{name: web, port: 80, targetPort: http, nodePort: 30008}, {name: extra, port: 81, nodePort: 0}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -915,9 +915,12 @@ spec: {clusterIP: None, ports: [{port: 5432}]}
     assert_eq!(lookup("10.96.0.7", 81), Some(vec![]), "no slice has the port");
     assert_eq!(lookup("fd01::7", 80), Some(vec![]), "no slice of the family");
     assert_eq!(lookup("10.96.0.7", 82), Some(vec!["no such port".into()]));
+    let node_port = lookup("172.18.0.2", 30_008);
+    assert_eq!(node_port, Some(vec!["10.1.0.3:5000".into(), "10.1.0.4:5000".into()]));
+    assert_eq!(lookup("172.18.0.2", 22), None, "the node's other ports are its own");
     assert_eq!(
         world.snapshot.services.iter().count(),
-        4,
+        5,
         "a headless service is no entry"
     );
 }

@@ -153,6 +153,11 @@ pub(super) fn service(service: core::Service) -> Result<ServiceObject, Vec<Fault
             name: port.name.unwrap_or_default(),
             protocol: protocol(port.protocol.as_deref(), || format!("spec.ports[{i}].protocol"))?,
             port: port_number(port.port, || format!("spec.ports[{i}].port"))?,
+            node_port: match port.node_port {
+                // Zero is how `omitempty` writes none.
+                None | Some(0) => None,
+                Some(number) => Some(port_number(number, || format!("spec.ports[{i}].nodePort"))?),
+            },
         });
     }
     Ok(ServiceObject { cluster_ips, ports })
@@ -196,6 +201,7 @@ pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<Option<Slice>, Ve
             name: port.name.unwrap_or_default(),
             protocol: protocol(port.protocol.as_deref(), || format!("ports[{i}].protocol"))?,
             port: port_number(number, || format!("ports[{i}].port"))?,
+            node_port: None,
         });
     }
     Ok(Some(Slice {
