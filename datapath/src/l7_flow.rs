@@ -63,7 +63,7 @@ impl L7Flow {
 /// All L7 states of a worker.
 #[derive(Debug)]
 pub struct L7Flows {
-    flows: Vec<Box<L7Flow>>,
+    flows: Vec<L7Flow>,
     free: Vec<u32>,
     capacity: usize,
 }
@@ -92,7 +92,7 @@ impl L7Flows {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.flows.len() < self.capacity => {
-                self.flows.push(Box::new(L7Flow::new()));
+                self.flows.push(L7Flow::new());
                 u32::try_from(self.flows.len() - 1).ok()?
             }
             None => return None,
@@ -108,7 +108,7 @@ impl L7Flows {
 
     /// The state of a flow.
     pub fn get_mut(&mut self, index: u32) -> Option<&mut L7Flow> {
-        self.flows.get_mut(index as usize).map(Box::as_mut).filter(|flow| flow.in_use)
+        self.flows.get_mut(index as usize).filter(|flow| flow.in_use)
     }
 
     /// Ends a flow; its state stays until conntrack forgets it.

@@ -116,7 +116,6 @@ impl Conntrack {
 
     const fn tag(hash: u64) -> u16 {
         // Zero marks an empty way.
-        #[expect(clippy::cast_possible_truncation, reason = "the top 16 bits")]
         let tag = (hash >> 48) as u16;
         if tag == 0 { 1 } else { tag }
     }

@@ -63,7 +63,7 @@ proptest! {
         for (n, op) in ops.into_iter().enumerate() {
             match op {
                 Op::Build(len) => {
-                    let bytes: Vec<u8> = (0..len).map(|i| ((i + n) % 251) as u8).collect();
+                    let bytes: Vec<u8> = (0_u8..251).cycle().skip(n % 251).take(len).collect();
                     if let Some(packet) = chain(&mut frames, &bytes) {
                         hand.push((packet, bytes));
                     }
