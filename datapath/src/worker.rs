@@ -29,8 +29,8 @@ const RX_BATCH: usize = 32;
 /// Least frames posted per interface.
 const LEAST_POSTED: usize = 32;
 
-/// Frames posted when an interface is new.
-const FIRST_POSTED: usize = 64;
+/// Frames posted for an idle interface as long as a quarter of all suffices: a burst takes them before a sleeping worker is awake.
+const IDLE_POSTED: usize = 256;
 
 /// Most frames posted per interface.
 const MOST_POSTED: usize = 1024;
@@ -201,6 +201,11 @@ pub struct Worker {
     swept_at: u64,
     /// Sum of all levels; at most half of all frames, beyond what every interface has at least.
     level_sum: usize,
+}
+
+/// Frames to keep posted for each of so many interfaces when nothing comes.
+fn idle_level(total: usize, interfaces: usize) -> usize {
+    (total / 4 / interfaces.max(1)).clamp(LEAST_POSTED, IDLE_POSTED)
 }
 
 /// Hands queued packets to the kernel.
@@ -379,9 +384,10 @@ impl Worker {
             return;
         }
         self.levelled_at = now_ns;
+        let idle = idle_level(self.graph.frames().total(), self.served.len());
         for served in &mut self.served {
             if served.fewest > served.level * 7 / 8 {
-                let level = (served.level / 2).max(LEAST_POSTED);
+                let level = (served.level / 2).max(idle).min(served.level);
                 self.level_sum -= served.level - level;
                 served.level = level;
             }
@@ -446,11 +452,14 @@ impl Worker {
             // The interface is still served at every wake-up for another reason, at the latest after LONGEST_SLEEP.
             tracing::warn!(%error, slot, "cannot sleep on the interface's socket");
         }
-        io.refill(self.graph.frames_mut(), FIRST_POSTED);
-        self.level_sum += FIRST_POSTED;
+        let total = self.graph.frames().total();
+        let level = idle_level(total, self.served.len() + 1);
+        let level = level.min((total / 2).saturating_sub(self.level_sum)).max(LEAST_POSTED);
+        io.refill(self.graph.frames_mut(), level);
+        self.level_sum += level;
         self.graph.attach(config);
         self.position[slot] = u16::try_from(self.served.len()).ok();
-        self.served.push(Served { key, io, level: FIRST_POSTED, fewest: usize::MAX, dirty: false });
+        self.served.push(Served { key, io, level, fewest: usize::MAX, dirty: false });
     }
 
     fn detach(&mut self, key: EndpointKey) -> Option<Box<dyn PacketIo>> {
