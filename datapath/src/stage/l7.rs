@@ -66,8 +66,10 @@ pub fn run(
     match outcome {
         Outcome::Pass => return Some(transit),
         Outcome::Refuse(DropReason::L7Closed) => {
-            // What a client still sends after its 403 is answered with a reset; its FIN too, so that its socket ends.
-            if decided.direction == FlowDirection::Original && (tcp.flags.has(TcpFlags::FIN) || transit.headers.payload_len() > 0) {
+            // What a client still sends after its 403 is answered with a reset; its FIN too, so that its socket ends. A server
+            // that the first reset missed, because bytes before it got lost, says where it is (RFC 5961, 3.2) and is reset there.
+            let is_client = decided.direction == FlowDirection::Original;
+            if !is_client || tcp.flags.has(TcpFlags::FIN) || transit.headers.payload_len() > 0 {
                 reset::answer(graph, &transit, outbox);
             }
             refuse(graph, transit, Some(&entry), DropReason::L7Closed);
