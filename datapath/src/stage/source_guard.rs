@@ -32,9 +32,11 @@ pub fn endpoint(config: &EndpointConfig, headers: &IpHeaders) -> Result<(), Drop
         };
     }
     if !own {
-        // Its link-local address is the pod's own, too, but leads nowhere: only groups on the link are spoken to with it.
+        // Its link-local address is the pod's own, too, but leads nowhere: only groups on the link are spoken to with it, or with
+        // none before it is known to be unique (RFC 3810, 5.2.13).
         let link_local = headers.source == IpAddr::V6(config.pod_mac.link_local());
-        let to_group = link_local && headers.destination.is_multicast();
+        let is_reporting = link_local || headers.source == IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
+        let to_group = is_reporting && headers.destination.is_multicast();
         return Err(if to_group { DropReason::Multicast } else { DropReason::InvalidSourceIp });
     }
     destination(headers)
