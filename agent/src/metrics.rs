@@ -282,6 +282,20 @@ impl Collector for Scrape {
         family(
             e,
             Counter,
+            "worker_receive_dropped_packets",
+            "Packets that found no frame",
+            workers(|w| w.receive_dropped),
+        )?;
+        family(
+            e,
+            Counter,
+            "worker_transmit_dropped_packets",
+            "Packets that found no room in their interface's queue",
+            workers(|w| w.transmit_dropped),
+        )?;
+        family(
+            e,
+            Counter,
             "worker_lost_events",
             "Flow events lost",
             workers(|w| w.lost_events),

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use control::{Control, ControlConfig, ControlHandle, LocalEndpoint};
@@ -41,8 +41,15 @@ pub const SNAPSHOT_NAME: &str = "snapshot.json";
 /// File that a running agent holds locked.
 const LOCK_NAME: &str = "agent.lock";
 
+/// How long a starting agent waits for the former one to be gone: closing a socket takes the kernel up to 40 ms, and there is
+/// one per pod.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
 /// Endpoints that the node may have: the XSKMAP's entries less those of the host pairs.
-const ENDPOINTS: u16 = 4000;
+pub const ENDPOINTS: u16 = 4000;
 
 /// How often node state is checked without a notification.
 const RECONCILE: Duration = Duration::from_secs(30);
@@ -66,7 +73,7 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
         .with_writer(std::io::stderr)
         .init();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
-    let _lock = lock(run_dir)?;
+    let _lock = lock(run_dir).await?;
     let (state, commands) = AgentState::new();
     let mut supervisor = Supervisor::start(run_dir, &args, state.clone()).await?;
     let server = Server::bind(run_dir)?;
@@ -88,13 +95,20 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn lock(run_dir: &Path) -> anyhow::Result<File> {
+/// Takes the run directory. An agent that was killed holds it until the kernel has closed its sockets, so this waits a little.
+async fn lock(run_dir: &Path) -> anyhow::Result<File> {
     let path = run_dir.join(LOCK_NAME);
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("another agent runs with {}", run_dir.display()),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOCK_POLL).await,
+            Err(TryLockError::WouldBlock) => bail!("another agent runs with {}", run_dir.display()),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
     }
 }
 
@@ -436,6 +450,7 @@ impl Supervisor {
         });
         let mut warnings = self.node_warnings.clone();
         let (mut frames, mut received, mut transmitted) = (FrameCount::default(), 0, 0);
+        let (mut receive_dropped, mut transmit_dropped) = (0, 0);
         match block_in_place(|| self.dataplane.audit()) {
             Ok(audit) => {
                 frames = FrameCount {
@@ -447,6 +462,8 @@ impl Supervisor {
                 for (key, io) in &audit.interfaces {
                     received += io.rx_packets;
                     transmitted += io.tx_packets;
+                    receive_dropped += io.rx_dropped;
+                    transmit_dropped += io.tx_dropped;
                     if io.invalid_descriptors > 0 {
                         warnings.push(format!("slot {}: {} invalid descriptors", key.slot.0, io.invalid_descriptors));
                     }
@@ -476,6 +493,8 @@ impl Supervisor {
                 transmitted,
                 flows: counters.flows.get(),
                 flow_capacity: GraphConfig::default().flows.into(),
+                receive_dropped,
+                transmit_dropped,
                 lost_events: counters.events_lost.get(),
             }],
             endpoints,

@@ -52,6 +52,12 @@ pub struct WorkerStatus {
     pub flows: u64,
     /// Conntrack entries there is room for.
     pub flow_capacity: u64,
+    /// Packets that the kernel dropped before the worker saw them: a burst found no frame posted.
+    #[serde(default)]
+    pub receive_dropped: u64,
+    /// Packets that an interface refused after the worker had handed them over: its queue was full.
+    #[serde(default)]
+    pub transmit_dropped: u64,
     /// Flow events that were lost because nobody read them in time.
     pub lost_events: u64,
 }

@@ -10,9 +10,34 @@ use datapath::loader::Loader;
 
 use crate::api::SOCKET_NAME;
 use crate::cli::CleanupArgs;
-use crate::endpoint_registry;
-use crate::node::Reconciler;
-use crate::supervisor::SNAPSHOT_NAME;
+use crate::endpoint_registry::{self, EndpointRegistry};
+use crate::node::{Devices, Reconciler, tuning};
+use crate::supervisor::{self, SNAPSHOT_NAME};
+
+/// Takes back what was set at the pods' interfaces. What fails is told; a pod works with these settings, too.
+async fn restore_pods(run_dir: &Path) -> anyhow::Result<()> {
+    let path = run_dir.join(endpoint_registry::FILE_NAME);
+    let registry = match EndpointRegistry::open(&path, supervisor::ENDPOINTS) {
+        Ok(registry) => registry,
+        Err(error) => {
+            eprintln!("sluice: queues and offloads of pods stay as they are: {error}");
+            return Ok(());
+        }
+    };
+    let devices = Devices::new()?;
+    for endpoint in registry.endpoints() {
+        let interface = &endpoint.spec.interface;
+        if devices.find(interface).await.is_none() {
+            continue;
+        }
+        for (step, outcome) in tuning::restore(interface).await {
+            if let Err(error) = outcome {
+                eprintln!("sluice: {interface}: {step}: cannot be taken back: {error}");
+            }
+        }
+    }
+    Ok(())
+}
 
 pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<ExitCode> {
     let socket = run_dir.join(SOCKET_NAME);
@@ -22,6 +47,7 @@ pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<Ex
     // Routes before guards: at no time does the kernel have a way to a pod that is neither guarded nor wanted.
     let removed = Reconciler::new()?.remove_all().await?;
     Loader::remove_all(&args.bpffs)?;
+    restore_pods(run_dir).await?;
     for name in [SOCKET_NAME, endpoint_registry::FILE_NAME, SNAPSHOT_NAME] {
         let path = run_dir.join(name);
         match fs::remove_file(&path) {

@@ -88,6 +88,13 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
             worker.flows,
             worker.flow_capacity
         )?;
+        if worker.receive_dropped + worker.transmit_dropped != 0 {
+            writeln!(
+                out,
+                "  {} packets found no frame, {} no room in their interface's queue",
+                worker.receive_dropped, worker.transmit_dropped
+            )?;
+        }
         if worker.lost_events != 0 {
             writeln!(out, "  {} flow events lost", worker.lost_events)?;
         }

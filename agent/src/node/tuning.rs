@@ -125,6 +125,20 @@ pub async fn tune(host_interface: &str, netns: Option<&Path>, pod_interface: &st
     outcome
 }
 
+/// Takes the settings of the host's end back: the default queue, and TSO as the driver begins with.
+pub async fn restore(host_interface: &str) -> TuningOutcome {
+    vec![
+        (
+            TuningStep::HostSegmentationOff,
+            run("ethtool", ["-K", host_interface, "tso", "on"]).await,
+        ),
+        (
+            TuningStep::HostQueue,
+            run("tc", ["qdisc", "del", "dev", host_interface, "root"]).await,
+        ),
+    ]
+}
+
 async fn run<A: AsRef<OsStr>>(
     tool: &'static str,
     arguments: impl IntoIterator<Item = A>,
