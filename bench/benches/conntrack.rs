@@ -9,7 +9,7 @@ use datapath::conntrack::{Conntrack, Entry};
 use datapath::flow::{FlowHasher, FlowKey};
 use policy::Protocol;
 use sluice_bench::case::bench_loop;
-use sluice_bench::node::{CLIENT, SERVER};
+use sluice_bench::node::{CLIENT, SERVER, room};
 use sluice_bench::stream::{key, shuffled};
 
 const STAGE: &str = "conntrack";
@@ -21,8 +21,7 @@ const SIZES: [(&str, usize); 3] = [("10k", 10_016), ("100k", 100_000), ("1m", 1_
 type Keys = Vec<(FlowKey, u64)>;
 
 fn table(flows: usize) -> Conntrack {
-    let room = u32::try_from(flows + 1).expect("a table's size is a u32");
-    let mut table = Conntrack::new(room, room, FlowHasher::new([3, 5, 7, 11]));
+    let mut table = Conntrack::new(room(flows), room(flows), FlowHasher::new([3, 5, 7, 11]));
     for n in 0..flows {
         table
             .insert(Entry::new(key(n, Protocol::TCP), CLIENT.key(), SERVER.key()), 0)

@@ -40,7 +40,7 @@ const CIDRS: u32 = 2000;
 
 /// The address that CIDR number `n` was cut from.
 fn cidr(n: u32) -> u32 {
-    0xc000_0000_u32.wrapping_add(n.wrapping_mul(0x9e37) << 8)
+    0xc000_0000 + ((n * 0x137) << 8)
 }
 
 /// 10 000 pods, and CIDRs of eight lengths.

@@ -190,13 +190,19 @@ pub fn snapshot(count: usize, http: &[HttpRule]) -> Snapshot {
     }
 }
 
+/// Places for `flows` flows: twice as many, because conntrack refuses a flow whose few buckets are full, which happens to some in a
+/// million as a table nears its capacity.
+#[must_use]
+pub fn room(flows: usize) -> u32 {
+    u32::try_from(2 * flows).expect("a table's size is a u32")
+}
+
 /// Table sizes for `flows` flows, all begun by one endpoint.
 #[must_use]
 pub fn graph_config(flows: usize) -> GraphConfig {
-    let flows = u32::try_from(flows).expect("a table's size is a u32");
     GraphConfig {
-        flows,
-        flows_per_endpoint: flows,
+        flows: room(flows),
+        flows_per_endpoint: room(flows),
         ..GraphConfig::default()
     }
 }

@@ -10,7 +10,7 @@ use datapath::graph::{Clock, Graph};
 use datapath::wire::tcp::TcpFlags;
 use datapath::xsk::Packet;
 use datapath::xsk::memory::heap_frames;
-use policy::{EndpointKey, Snapshot};
+use policy::{DropReason, EndpointKey, Snapshot};
 
 use crate::node::{CLIENT, FRAMES, Pod, SERVER, graph_config};
 use crate::stream;
@@ -22,6 +22,7 @@ pub const BATCH: usize = 32;
 #[derive(Debug)]
 pub struct Pipeline {
     graph: Graph,
+    counters: Arc<Counters>,
     events: Arc<ArrayQueue<FlowEvent>>,
     rx: Vec<Packet>,
     outbox: Vec<(EndpointKey, Packet)>,
@@ -32,11 +33,12 @@ impl Pipeline {
     #[must_use]
     pub fn new(flows: usize, snapshot: Snapshot) -> Self {
         let events = Arc::new(ArrayQueue::new(16_384));
+        let counters = Arc::new(Counters::default());
         let mut graph = Graph::new(
             &graph_config(flows),
             heap_frames(FRAMES),
             Arc::new(snapshot),
-            Arc::new(Counters::default()),
+            Arc::clone(&counters),
             Arc::clone(&events),
             Arc::new(Capture::default()),
         );
@@ -46,6 +48,7 @@ impl Pipeline {
         graph.begin(Clock::default());
         Self {
             graph,
+            counters,
             events,
             rx: Vec::with_capacity(BATCH),
             outbox: Vec::with_capacity(4 * BATCH),
@@ -69,12 +72,22 @@ impl Pipeline {
 
     /// Takes what came out away, which must be `expected` packets for `receiver`, and all events.
     pub fn clear(&mut self, receiver: Pod, expected: usize) {
-        assert_eq!(self.outbox.len(), expected, "a packet was dropped");
+        assert_eq!(
+            self.outbox.len(),
+            expected,
+            "dropped for {:?}",
+            self.drop_reasons()
+        );
         for (key, packet) in self.outbox.drain(..) {
             assert_eq!(key, receiver.key(), "a packet went astray");
             self.graph.frames_mut().release(packet);
         }
         while self.events.pop().is_some() {}
+    }
+
+    fn drop_reasons(&self) -> Vec<DropReason> {
+        let seen = |reason: &&DropReason| self.counters.dropped_in_all(**reason) > 0;
+        DropReason::ALL.iter().filter(seen).copied().collect()
     }
 
     /// Sends one packet of every flow from `sender` to `receiver`.
