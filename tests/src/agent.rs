@@ -155,7 +155,10 @@ impl Drops {
     /// What came on top of `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        let grown = self.0.iter().map(|(reason, packets)| (*reason, packets - before.get(*reason)));
+        let grown = self
+            .0
+            .iter()
+            .map(|(reason, packets)| (*reason, packets - before.get(*reason)));
         Self(grown.filter(|(_, packets)| *packets > 0).collect())
     }
 }
@@ -175,9 +178,18 @@ impl Agent {
     /// # Errors
     /// It ends with another status than 0.
     pub fn cli(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(&self.binary).arg("--run-dir").arg(&self.run_dir).args(arguments).output()?;
+        let output = Command::new(&self.binary)
+            .arg("--run-dir")
+            .arg(&self.run_dir)
+            .args(arguments)
+            .output()?;
         if !output.status.success() {
-            bail!("sluice {}: {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "sluice {}: {}: {}",
+                arguments.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(String::from_utf8(output.stdout)?)
     }
@@ -197,7 +209,8 @@ impl Agent {
     pub fn drops(&self) -> Result<Drops> {
         let mut drops = BTreeMap::new();
         for count in self.status()?.drops {
-            let reason = DropReason::from_code(count.code).with_context(|| format!("unknown reason {}", count.code))?;
+            let reason = DropReason::from_code(count.code)
+                .with_context(|| format!("unknown reason {}", count.code))?;
             if !Drops::is_noise(reason) {
                 *drops.entry(reason).or_default() += count.packets;
             }
@@ -223,11 +236,18 @@ impl Agent {
         let sent = attack()?;
         ensure!(sent > 0, "nothing was sent");
         let mut grown = Drops::default();
-        let arrived = wait::until(&format!("{sent} packets dropped for {reason:?}"), wait::LONG, || {
-            grown = self.drops()?.since(&before);
-            Ok((grown.total() >= sent).then_some(()))
-        });
-        ensure!(grown == Drops::of(reason, sent), "sent {sent} for {reason:?}, dropped were {grown:?}");
+        let arrived = wait::until(
+            &format!("{sent} packets dropped for {reason:?}"),
+            wait::LONG,
+            || {
+                grown = self.drops()?.since(&before);
+                Ok((grown.total() >= sent).then_some(()))
+            },
+        );
+        ensure!(
+            grown == Drops::of(reason, sent),
+            "sent {sent} for {reason:?}, dropped were {grown:?}"
+        );
         arrived
     }
 
@@ -240,7 +260,11 @@ impl Agent {
         let mut quiet = 0;
         let balanced = wait::until("all frames are accounted for", wait::LONG, || {
             let frames = self.status()?.frames;
-            quiet = if frames.is_balanced() && frames.total > 0 { quiet + 1 } else { 0 };
+            quiet = if frames.is_balanced() && frames.total > 0 {
+                quiet + 1
+            } else {
+                0
+            };
             last = Some(frames);
             Ok((quiet == 2).then_some(()))
         });

@@ -21,9 +21,17 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// The datagram does not arrive.
 pub fn fence(from: &Netns, victim: IpAddr, tap: &Tap) -> Result<Vec<Seen>> {
-    let marker = format!("fence {} {}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let marker = format!(
+        "fence {} {}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
     from.enter(|| -> Result<()> {
-        let any: SocketAddr = if victim.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+        let any: SocketAddr = if victim.is_ipv4() {
+            "0.0.0.0:0".parse()?
+        } else {
+            "[::]:0".parse()?
+        };
         UdpSocket::bind(any)?.send_to(marker.as_bytes(), (victim, PORT))?;
         Ok(())
     })?;
@@ -42,5 +50,9 @@ pub fn fence(from: &Netns, victim: IpAddr, tap: &Tap) -> Result<Vec<Seen>> {
 }
 
 fn is_discovery(packet: &Seen) -> bool {
-    packet.protocol == ICMPV6 && packet.payload.first().is_some_and(|kind| (133..=137).contains(kind))
+    packet.protocol == ICMPV6
+        && packet
+            .payload
+            .first()
+            .is_some_and(|kind| (133..=137).contains(kind))
 }

@@ -38,7 +38,9 @@ impl Server {
         let listener = netns.enter(|| TcpListener::bind((IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)))?;
         listener.set_nonblocking(true)?;
         let seen = Arc::new(Seen::default());
-        let server = Self { seen: Arc::clone(&seen) };
+        let server = Self {
+            seen: Arc::clone(&seen),
+        };
         thread::spawn(move || {
             while !seen.stop.load(Ordering::Relaxed) {
                 match listener.accept() {
@@ -78,7 +80,11 @@ struct Recorder<'a>(&'a TcpStream, &'a Seen);
 impl Read for Recorder<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.0.read(buffer)?;
-        self.1.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend(&buffer[..len]);
+        self.1
+            .bytes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(&buffer[..len]);
         Ok(len)
     }
 }
@@ -100,9 +106,16 @@ fn serve_connection(stream: &TcpStream, seen: &Seen) -> Result<()> {
         let path = line.split(' ').nth(1).context("no path")?.to_owned();
         let body = read_headers(&mut reader)?;
         io::copy(&mut (&mut reader).take(body), &mut io::sink())?;
-        seen.requests.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        seen.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(path.clone());
         let body = format!("served {path}\n");
-        write!(&*stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+        write!(
+            &*stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
     }
 }
 
@@ -138,13 +151,19 @@ impl Response {
     /// What a request gets that no rule allows.
     #[must_use]
     pub fn denied() -> Self {
-        Self { status: 403, body: "Access denied\r\n".into() }
+        Self {
+            status: 403,
+            body: "Access denied\r\n".into(),
+        }
     }
 
     /// What [`Server`] answers.
     #[must_use]
     pub fn served(path: &str) -> Self {
-        Self { status: 200, body: format!("served {path}\n") }
+        Self {
+            status: 200,
+            body: format!("served {path}\n"),
+        }
     }
 }
 
@@ -166,7 +185,9 @@ impl Client {
         stream.set_read_timeout(Some(wait::LONG))?;
         stream.set_write_timeout(Some(wait::LONG))?;
         stream.set_nodelay(true)?;
-        Ok(Self { reader: BufReader::new(stream) })
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
     }
 
     /// The socket.
@@ -190,11 +211,18 @@ impl Client {
     pub fn response(&mut self) -> Result<Response> {
         let mut line = String::new();
         self.reader.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).with_context(|| format!("no status in {line:?}"))?.parse()?;
+        let status = line
+            .split(' ')
+            .nth(1)
+            .with_context(|| format!("no status in {line:?}"))?
+            .parse()?;
         let length = read_headers(&mut self.reader)?;
         let mut body = vec![0; usize::try_from(length)?];
         self.reader.read_exact(&mut body)?;
-        Ok(Response { status, body: String::from_utf8(body)? })
+        Ok(Response {
+            status,
+            body: String::from_utf8(body)?,
+        })
     }
 
     /// Asks and reads the response.

@@ -43,7 +43,9 @@ pub struct Lab {
 /// Root of the source tree.
 #[must_use]
 pub fn source_root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
 }
 
 impl Lab {
@@ -58,7 +60,8 @@ impl Lab {
         let binary = match env::var_os("SLUICE_BIN") {
             Some(path) => PathBuf::from(path),
             None => {
-                let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| source_root().join("target"), PathBuf::from);
+                let target = env::var_os("CARGO_TARGET_DIR")
+                    .map_or_else(|| source_root().join("target"), PathBuf::from);
                 target.join("release/sluice")
             }
         };
@@ -68,7 +71,13 @@ impl Lab {
             binary.display()
         );
         let script = source_root().join("scripts/lab.sh");
-        let lab = Self { name, script, binary, policies: BTreeMap::new(), _turn: turn };
+        let lab = Self {
+            name,
+            script,
+            binary,
+            policies: BTreeMap::new(),
+            _turn: turn,
+        };
         lab.run(&["down"])?;
         lab.run(&["up"])?;
         fs::create_dir(lab.files())?;
@@ -91,8 +100,16 @@ impl Lab {
     pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
         let output = self.command(arguments)?;
         if !output.status.success() {
-            let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
-            bail!("lab.sh {}: {}: {}", words.join(" "), output.status, String::from_utf8_lossy(&output.stderr));
+            let words: Vec<_> = arguments
+                .iter()
+                .map(|word| word.as_ref().to_string_lossy())
+                .collect();
+            bail!(
+                "lab.sh {}: {}: {}",
+                words.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -147,7 +164,10 @@ impl Lab {
     /// The agent, running or not.
     #[must_use]
     pub fn agent(&self) -> Agent {
-        Agent { binary: self.binary.clone(), run_dir: self.dir().join("run") }
+        Agent {
+            binary: self.binary.clone(),
+            run_dir: self.dir().join("run"),
+        }
     }
 
     /// The last lines of the agent's log.
@@ -192,15 +212,27 @@ impl Lab {
     /// # Errors
     /// The agent refuses one.
     pub fn enforce(&mut self, policies: &[(&str, &str)]) -> Result<()> {
-        let wanted: BTreeMap<String, String> =
-            policies.iter().map(|(name, yaml)| (format!("{name}.yaml"), (*yaml).to_owned())).collect();
-        let gone: Vec<&String> = self.policies.keys().filter(|name| !wanted.contains_key(*name)).collect();
+        let wanted: BTreeMap<String, String> = policies
+            .iter()
+            .map(|(name, yaml)| (format!("{name}.yaml"), (*yaml).to_owned()))
+            .collect();
+        let gone: Vec<&String> = self
+            .policies
+            .keys()
+            .filter(|name| !wanted.contains_key(*name))
+            .collect();
         if !gone.is_empty() {
-            let words: Vec<&str> = ["unapply"].into_iter().chain(gone.iter().map(|name| name.as_str())).collect();
+            let words: Vec<&str> = ["unapply"]
+                .into_iter()
+                .chain(gone.iter().map(|name| name.as_str()))
+                .collect();
             self.run(&words)?;
         }
         let mut changed = Vec::new();
-        for (name, yaml) in wanted.iter().filter(|(name, yaml)| self.policies.get(*name) != Some(*yaml)) {
+        for (name, yaml) in wanted
+            .iter()
+            .filter(|(name, yaml)| self.policies.get(*name) != Some(*yaml))
+        {
             let path = self.files().join(name);
             fs::write(&path, yaml)?;
             changed.push(path);

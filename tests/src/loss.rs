@@ -22,11 +22,16 @@ impl Losses {
         let mut places = BTreeMap::new();
         places.insert("sluice".to_owned(), agent.drops()?.total());
         for pod in pods {
-            let (device, sockets) = pod.netns.enter(|| -> Result<_> { Ok((device_drops("eth0")?, socket_drops()?)) })?;
+            let (device, sockets) = pod
+                .netns
+                .enter(|| -> Result<_> { Ok((device_drops("eth0")?, socket_drops()?)) })?;
             places.insert(format!("{}: eth0", pod.name), device);
             places.insert(format!("{}: sockets", pod.name), sockets);
             // What the worker sends on a veth shows up here if the pod's queue is full; what the pod sends, if the worker's is.
-            places.insert(format!("{}: {}", pod.name, pod.veth), node.enter(|| device_drops(&pod.veth))?);
+            places.insert(
+                format!("{}: {}", pod.name, pod.veth),
+                node.enter(|| device_drops(&pod.veth))?,
+            );
         }
         Ok(Self(places))
     }
@@ -34,7 +39,10 @@ impl Losses {
     /// What came on top of `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
-        let grown = self.0.iter().map(|(place, now)| (place.clone(), now - before.0.get(place).copied().unwrap_or(0)));
+        let grown = self
+            .0
+            .iter()
+            .map(|(place, now)| (place.clone(), now - before.0.get(place).copied().unwrap_or(0)));
         Self(grown.filter(|(_, drops)| *drops > 0).collect())
     }
 
@@ -48,8 +56,13 @@ impl Losses {
 /// Received and sent packets that an interface of this thread's namespace dropped.
 fn device_drops(interface: &str) -> Result<u64> {
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
-    let row = table.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
-    let fields: Vec<&str> = row.with_context(|| format!("no {interface}"))?.split_whitespace().collect();
+    let row = table
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+    let fields: Vec<&str> = row
+        .with_context(|| format!("no {interface}"))?
+        .split_whitespace()
+        .collect();
     // bytes packets errs drop fifo frame compressed multicast, then the same for sending.
     let field = |at: usize| -> Result<u64> { Ok(fields.get(at).context("a short row")?.parse()?) };
     Ok(field(3)? + field(11)?)
@@ -59,10 +72,19 @@ fn device_drops(interface: &str) -> Result<u64> {
 fn socket_drops() -> Result<u64> {
     let v4 = fs::read_to_string("/proc/thread-self/net/snmp")?;
     let mut rows = v4.lines().filter_map(|line| line.strip_prefix("Udp: "));
-    let (names, values) = (rows.next().context("no names")?, rows.next().context("no values")?);
-    let at = names.split(' ').position(|name| name == "InErrors").context("no InErrors")?;
+    let (names, values) = (
+        rows.next().context("no names")?,
+        rows.next().context("no values")?,
+    );
+    let at = names
+        .split(' ')
+        .position(|name| name == "InErrors")
+        .context("no InErrors")?;
     let v4: u64 = values.split(' ').nth(at).context("a short row")?.parse()?;
     let v6 = fs::read_to_string("/proc/thread-self/net/snmp6")?;
-    let v6 = v6.lines().find_map(|line| line.strip_prefix("Udp6InErrors")).context("no Udp6InErrors")?;
+    let v6 = v6
+        .lines()
+        .find_map(|line| line.strip_prefix("Udp6InErrors"))
+        .context("no Udp6InErrors")?;
     Ok(v4 + v6.trim().parse::<u64>()?)
 }

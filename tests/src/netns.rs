@@ -17,7 +17,9 @@ impl Netns {
     /// The namespace of that name.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { path: PathBuf::from("/run/netns").join(name) }
+        Self {
+            path: PathBuf::from("/run/netns").join(name),
+        }
     }
 
     /// Runs `work` inside and waits for it; sockets that it returns stay there.
@@ -30,7 +32,9 @@ impl Netns {
                 self.set();
                 work()
             });
-            entered.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+            entered
+                .join()
+                .unwrap_or_else(|panicked| panic::resume_unwind(panicked))
         })
     }
 

@@ -63,7 +63,11 @@ pub fn checksum(parts: &[&[u8]]) -> u16 {
 /// A frame round an IP packet, its type by the packet's version.
 #[must_use]
 pub fn frame(destination: Mac, source: Mac, packet: &[u8]) -> Vec<u8> {
-    let ethertype = if packet.first().is_some_and(|byte| byte >> 4 == 6) { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+    let ethertype = if packet.first().is_some_and(|byte| byte >> 4 == 6) {
+        ETHERTYPE_IPV6
+    } else {
+        ETHERTYPE_IPV4
+    };
     frame_of(destination, source, ethertype, packet)
 }
 
@@ -138,7 +142,11 @@ fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> Vec<
 
 /// `payload` with its checksum at `at` computed, as an IP packet.
 fn sealed(source: IpAddr, destination: IpAddr, protocol: u8, mut payload: Vec<u8>, at: usize) -> Vec<u8> {
-    let pseudo = if protocol == ICMP { Vec::new() } else { pseudo(source, destination, protocol, payload.len()) };
+    let pseudo = if protocol == ICMP {
+        Vec::new()
+    } else {
+        pseudo(source, destination, protocol, payload.len())
+    };
     let sum = checksum(&[&pseudo, &payload]);
     be16(&mut payload, at, sum);
     ip(source, destination, protocol, &payload)
@@ -184,14 +192,29 @@ pub fn tcp(source: SocketAddr, destination: SocketAddr, segment: &Segment<'_>) -
 /// The first segment of a connection.
 #[must_use]
 pub fn syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
-    tcp(source, destination, &Segment { seq: 1000, ack: 0, flags: SYN, data: &[] })
+    tcp(
+        source,
+        destination,
+        &Segment {
+            seq: 1000,
+            ack: 0,
+            flags: SYN,
+            data: &[],
+        },
+    )
 }
 
 /// An ICMP or ICMPv6 message, by the addresses' family; `body` is what follows type, code and checksum.
 #[must_use]
 pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, body: &[u8]) -> Vec<u8> {
     let protocol = if source.is_ipv4() { ICMP } else { ICMPV6 };
-    sealed(source, destination, protocol, [&[kind, code, 0, 0], body].concat(), 2)
+    sealed(
+        source,
+        destination,
+        protocol,
+        [&[kind, code, 0, 0], body].concat(),
+        2,
+    )
 }
 
 /// A neighbour discovery message: hop limit 255 (RFC 4861, 6.1 and 7.1).
@@ -211,7 +234,11 @@ pub fn fragment(whole: &[u8], id: u16, offset: usize, more: bool, part: &[u8]) -
         let len = length(fragment.len());
         be16(&mut fragment, 2, len);
         be16(&mut fragment, 4, id);
-        be16(&mut fragment, 6, length(offset / 8) | if more { 0x2000 } else { 0 });
+        be16(
+            &mut fragment,
+            6,
+            length(offset / 8) | if more { 0x2000 } else { 0 },
+        );
         seal_ipv4(&mut fragment);
         return fragment;
     }
@@ -276,26 +303,54 @@ impl Seen {
         let packet = frame.get(ETHERNET_LEN..)?;
         let (source, destination, protocol, header) = match u16::from_be_bytes([frame[12], frame[13]]) {
             ETHERTYPE_IPV4 => {
-                let addr = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+                let addr =
+                    |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
                 let header = usize::from(packet.first()? & 15) * 4;
-                (IpAddr::V4(addr(12)?), IpAddr::V4(addr(16)?), *packet.get(9)?, header)
+                (
+                    IpAddr::V4(addr(12)?),
+                    IpAddr::V4(addr(16)?),
+                    *packet.get(9)?,
+                    header,
+                )
             }
             ETHERTYPE_IPV6 => {
-                let addr = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
+                let addr = |at: usize| {
+                    Some(Ipv6Addr::from(
+                        <[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?,
+                    ))
+                };
                 (IpAddr::V6(addr(8)?), IpAddr::V6(addr(24)?), *packet.get(6)?, 40)
             }
             _ => return None,
         };
         let payload = packet.get(header..)?.to_vec();
-        let port = |at: usize| payload.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-        let ports = if matches!(protocol, TCP | UDP) { (port(0), port(2)) } else { (0, 0) };
-        Some(Self { source, destination, protocol, ports, payload })
+        let port = |at: usize| {
+            payload
+                .get(at..at + 2)
+                .map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+        };
+        let ports = if matches!(protocol, TCP | UDP) {
+            (port(0), port(2))
+        } else {
+            (0, 0)
+        };
+        Some(Self {
+            source,
+            destination,
+            protocol,
+            ports,
+            payload,
+        })
     }
 
     /// Flags of a TCP segment; 0 for everything else.
     #[must_use]
     pub fn tcp_flags(&self) -> u8 {
-        if self.protocol == TCP { self.payload.get(13).copied().unwrap_or(0) } else { 0 }
+        if self.protocol == TCP {
+            self.payload.get(13).copied().unwrap_or(0)
+        } else {
+            0
+        }
     }
 }
 
@@ -317,7 +372,10 @@ mod tests {
     fn seen_is_what_was_built() {
         let (a, b) = ("[fd00::1]:1000".parse().unwrap(), "[fd00::2]:80".parse().unwrap());
         let seen = Seen::parse(&frame([1; 6], [2; 6], &syn(a, b))).unwrap();
-        assert_eq!((seen.source, seen.destination, seen.ports), (a.ip(), b.ip(), (1000, 80)));
+        assert_eq!(
+            (seen.source, seen.destination, seen.ports),
+            (a.ip(), b.ip(), (1000, 80))
+        );
         assert_eq!(seen.tcp_flags(), SYN);
     }
 }

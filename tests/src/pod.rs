@@ -36,7 +36,9 @@ impl Pod {
     /// A field is missing or wrong.
     pub fn parse(shown: &str) -> Result<Self> {
         let field = |name: &str| {
-            let value = shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let value = shown
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             value.with_context(|| format!("no {name} in {shown:?}"))
         };
         let netns_name = field("netns")?.to_owned();
@@ -61,7 +63,11 @@ impl Pod {
     /// The address of `other`'s family.
     #[must_use]
     pub fn address_like(&self, other: IpAddr) -> IpAddr {
-        if other.is_ipv4() { self.ip4.into() } else { self.ip6.into() }
+        if other.is_ipv4() {
+            self.ip4.into()
+        } else {
+            self.ip6.into()
+        }
     }
 
     /// IPv4 socket address.
@@ -110,8 +116,14 @@ impl Pod {
 /// # Errors
 /// It is none.
 pub fn mac(text: &str) -> Result<Mac> {
-    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
-    bytes.try_into().ok().with_context(|| format!("not a MAC address: {text}"))
+    let bytes: Vec<u8> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16))
+        .collect::<Result<_, _>>()?;
+    bytes
+        .try_into()
+        .ok()
+        .with_context(|| format!("not a MAC address: {text}"))
 }
 
 /// Link-local address that a MAC makes (RFC 4291, appendix A).

@@ -57,13 +57,26 @@ pub fn missing_privilege() -> Option<&'static str> {
 pub fn run<B: Bed>(cases: &[Case<B>]) -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let filters: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     let is_wanted = |case: &&Case<B>| {
         filters.is_empty()
-            || filters.iter().any(|filter| if has("--exact") { case.name == *filter } else { case.name.contains(*filter) })
+            || filters.iter().any(|filter| {
+                if has("--exact") {
+                    case.name == *filter
+                } else {
+                    case.name.contains(*filter)
+                }
+            })
     };
     // Nothing here is ignored by default.
-    let wanted: Vec<&Case<B>> = if has("--ignored") { Vec::new() } else { cases.iter().filter(is_wanted).collect() };
+    let wanted: Vec<&Case<B>> = if has("--ignored") {
+        Vec::new()
+    } else {
+        cases.iter().filter(is_wanted).collect()
+    };
     if has("--list") {
         for case in wanted {
             println!("{}: test", case.name);
@@ -100,7 +113,10 @@ pub fn run<B: Bed>(cases: &[Case<B>]) -> ExitCode {
             Err(error) => {
                 println!("test {} ... FAILED ({seconds:.1} s)", case.name);
                 println!("    {}", format!("{error:#}").replace('\n', "\n    "));
-                println!("    agent's log:\n      {}", bed.lab().agent_log().replace('\n', "\n      "));
+                println!(
+                    "    agent's log:\n      {}",
+                    bed.lab().agent_log().replace('\n', "\n      ")
+                );
                 failed.push(case.name);
             }
         }
@@ -110,7 +126,11 @@ pub fn run<B: Bed>(cases: &[Case<B>]) -> ExitCode {
         println!("\ntest result: ok. {passed} passed");
         return ExitCode::SUCCESS;
     }
-    println!("\nfailures: {}\n\ntest result: FAILED. {passed} passed; {} failed", failed.join(", "), failed.len());
+    println!(
+        "\nfailures: {}\n\ntest result: FAILED. {passed} passed; {} failed",
+        failed.join(", "),
+        failed.len()
+    );
     ExitCode::FAILURE
 }
 
@@ -119,6 +139,9 @@ fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panicked| {
         let text = panicked.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panicked.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(anyhow!("panicked: {}", text.unwrap_or_else(|| "with no message".into())))
+        Err(anyhow!(
+            "panicked: {}",
+            text.unwrap_or_else(|| "with no message".into())
+        ))
     })
 }

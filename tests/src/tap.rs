@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto, setsockopt,
+    socket, sockopt,
 };
 
 use crate::netns::Netns;
@@ -39,7 +40,10 @@ impl Injector {
                 .filter(|known| known.interface_name == interface)
                 .find_map(|known| known.address?.as_link_addr().copied())
                 .with_context(|| format!("no interface {interface}"))?;
-            Ok(Self { socket, interface: address })
+            Ok(Self {
+                socket,
+                interface: address,
+            })
         })
     }
 
@@ -61,7 +65,8 @@ impl Injector {
     /// The kernel did not take one.
     pub fn send_all(&self, frames: &[Vec<u8>]) -> Result<u64> {
         for frame in frames {
-            self.send(frame).with_context(|| format!("frame of {} bytes", frame.len()))?;
+            self.send(frame)
+                .with_context(|| format!("frame of {} bytes", frame.len()))?;
         }
         Ok(frames.len() as u64)
     }
@@ -112,6 +117,10 @@ impl Tap {
     /// # Errors
     /// The socket is broken.
     pub fn packets(&self) -> Result<Vec<Seen>> {
-        Ok(self.frames()?.iter().filter_map(|frame| Seen::parse(frame)).collect())
+        Ok(self
+            .frames()?
+            .iter()
+            .filter_map(|frame| Seen::parse(frame))
+            .collect())
     }
 }

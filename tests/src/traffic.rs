@@ -138,28 +138,50 @@ pub fn run(lab: &mut Lab, duration: Duration) -> Result<Report> {
     let udp_client = lab.add_pod("mix/udp-client", "app=client,of=udp")?;
     let udp_server = lab.add_pod("mix/udp-server", "app=server,of=udp")?;
     let (vip, vip6) = ("10.96.1.80", "fd00:10:96::1:80");
-    lab.run(&["service", "add", "mix/echo", "--vip", vip, "--vip6", vip6, "--port", "80:5000", "--selector", "app=server,of=tcp"])?;
+    lab.run(&[
+        "service",
+        "add",
+        "mix/echo",
+        "--vip",
+        vip,
+        "--vip6",
+        vip6,
+        "--port",
+        "80:5000",
+        "--selector",
+        "app=server,of=tcp",
+    ])?;
     lab.enforce(&[("server", POLICY)])?;
 
     let tally = Arc::new(Tally::default());
     let _http = Server::start(&server.netns, HTTP_PORT)?;
-    let echo = echo_server(&server.netns, &tally)?;
+    // Ends after the clients.
+    let echo_stop = Arc::new(AtomicBool::new(false));
+    let echo = echo_server(&server.netns, &echo_stop)?;
     let before = Losses::count(&lab.agent(), &lab.node(), &[&udp_client, &udp_server])?;
     let receiver = udp_receiver(&udp_server.netns, &tally)?;
 
     let mut threads = Vec::new();
     let (vip, vip6): (SocketAddr, SocketAddr) = (VIP.parse()?, VIP6.parse()?);
     for (seed, address) in (1..).zip([server.at4(ECHO_PORT), server.at6(ECHO_PORT), vip]) {
-        threads.push(spawn(&client, &tally, move |netns, tally| streams(netns, tally, address, seed)));
+        threads.push(spawn(&client, &tally, move |netns, tally| {
+            streams(netns, tally, address, seed)
+        }));
     }
     for (seed, address) in (11..).zip([server.at4(ECHO_PORT), vip, vip6]) {
-        threads.push(spawn(&client, &tally, move |netns, tally| short_connections(netns, tally, address, seed)));
+        threads.push(spawn(&client, &tally, move |netns, tally| {
+            short_connections(netns, tally, address, seed)
+        }));
     }
     for address in server.at(HTTP_PORT) {
-        threads.push(spawn(&client, &tally, move |netns, tally| requests(netns, tally, address)));
+        threads.push(spawn(&client, &tally, move |netns, tally| {
+            requests(netns, tally, address)
+        }));
     }
     let targets = udp_server.at(UDP_PORT);
-    threads.push(spawn(&udp_client, &tally, move |netns, tally| datagrams(netns, tally, targets)));
+    threads.push(spawn(&udp_client, &tally, move |netns, tally| {
+        datagrams(netns, tally, targets)
+    }));
 
     let mut report = Report::default();
     let outcome = until_over(lab, duration, &threads, &mut report.policy_changes);
@@ -171,12 +193,14 @@ pub fn run(lab: &mut Lab, duration: Duration) -> Result<Report> {
     report.udp_sent = tally.udp_sent.load(Ordering::Relaxed);
     let accounted = wait::until("every datagram was received or counted", wait::LONG, || {
         report.udp_received = tally.udp_received.load(Ordering::Relaxed);
-        report.udp_losses = Losses::count(&lab.agent(), &lab.node(), &[&udp_client, &udp_server])?.since(&before);
+        report.udp_losses =
+            Losses::count(&lab.agent(), &lab.node(), &[&udp_client, &udp_server])?.since(&before);
         Ok((report.udp_received + report.udp_losses.total() >= report.udp_sent).then_some(()))
     });
     accounted.with_context(|| format!("{report:?}"))?;
     receiver.stop.store(true, Ordering::Relaxed);
     join(receiver.thread)?;
+    echo_stop.store(true, Ordering::Relaxed);
     join(echo)?;
     report.tcp_bytes = tally.tcp_bytes.load(Ordering::Relaxed);
     report.tcp_connections = tally.tcp_connections.load(Ordering::Relaxed);
@@ -187,7 +211,12 @@ pub fn run(lab: &mut Lab, duration: Duration) -> Result<Report> {
 }
 
 /// Changes policies until time is up or a client has ended too early.
-fn until_over(lab: &mut Lab, duration: Duration, threads: &[JoinHandle<Result<()>>], changes: &mut u64) -> Result<()> {
+fn until_over(
+    lab: &mut Lab,
+    duration: Duration,
+    threads: &[JoinHandle<Result<()>>],
+    changes: &mut u64,
+) -> Result<()> {
     let deadline = Instant::now() + duration;
     while Instant::now() < deadline {
         if threads.iter().any(JoinHandle::is_finished) {
@@ -210,7 +239,9 @@ fn spawn(
 }
 
 fn join(thread: JoinHandle<Result<()>>) -> Result<()> {
-    thread.join().unwrap_or_else(|_panicked| Err(anyhow!("a thread panicked")))
+    thread
+        .join()
+        .unwrap_or_else(|_panicked| Err(anyhow!("a thread panicked")))
 }
 
 fn connect(netns: &Netns, tally: &Tally, address: SocketAddr) -> Result<TcpStream> {
@@ -224,12 +255,12 @@ fn connect(netns: &Netns, tally: &Tally, address: SocketAddr) -> Result<TcpStrea
 }
 
 /// Sends back what comes, connection by connection, each on a thread of its own.
-fn echo_server(netns: &Netns, tally: &Arc<Tally>) -> Result<JoinHandle<Result<()>>> {
+fn echo_server(netns: &Netns, stop: &Arc<AtomicBool>) -> Result<JoinHandle<Result<()>>> {
     let listener = netns.enter(|| TcpListener::bind((IpAddr::V6(Ipv6Addr::UNSPECIFIED), ECHO_PORT)))?;
     listener.set_nonblocking(true)?;
-    let tally = Arc::clone(tally);
+    let stop = Arc::clone(stop);
     Ok(thread::spawn(move || {
-        while tally.goes_on() {
+        while !stop.load(Ordering::Relaxed) {
             match listener.accept() {
                 Ok((mut stream, _)) => drop(thread::spawn(move || -> Result<()> {
                     stream.set_nonblocking(false)?;
@@ -241,7 +272,9 @@ fn echo_server(netns: &Netns, tally: &Arc<Tally>) -> Result<JoinHandle<Result<()
                         }
                     }
                 })),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(2)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    thread::sleep(Duration::from_millis(2))
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -271,13 +304,19 @@ fn echo(stream: &TcpStream, seed: u64, len: u64, tally: &Tally) -> Result<()> {
         let mut left = len;
         while left > 0 {
             let size = usize::try_from(left.min(1 << 13))?;
-            (&*stream).read_exact(&mut got[..size]).with_context(|| format!("{left} bytes are missing"))?;
+            (&*stream)
+                .read_exact(&mut got[..size])
+                .with_context(|| format!("{left} bytes are missing"))?;
             pattern.fill(&mut wanted[..size]);
-            ensure!(got[..size] == wanted[..size], "bytes differ, {left} before the end");
+            ensure!(
+                got[..size] == wanted[..size],
+                "bytes differ, {left} before the end"
+            );
             tally.tcp_bytes.fetch_add(size as u64, Ordering::Relaxed);
             left -= size as u64;
         }
-        sent.join().unwrap_or_else(|_panicked| Err(anyhow!("the writer panicked")))
+        sent.join()
+            .unwrap_or_else(|_panicked| Err(anyhow!("the writer panicked")))
     })
 }
 
@@ -379,7 +418,10 @@ fn udp_receiver(netns: &Netns, tally: &Arc<Tally>) -> Result<UdpReceiver> {
             if seen.len() <= at {
                 seen.resize(at + 1, false);
             }
-            ensure!(!std::mem::replace(&mut seen[at], true), "datagram {number} came twice");
+            ensure!(
+                !std::mem::replace(&mut seen[at], true),
+                "datagram {number} came twice"
+            );
             tally.udp_received.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())

@@ -33,7 +33,11 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Op
 ///
 /// # Errors
 /// `look` fails, or returns something else for all of [`LONG`]; the error shows what it returned last.
-pub fn until_equal<T: PartialEq + Debug>(what: &str, wanted: &T, mut look: impl FnMut() -> Result<T>) -> Result<()> {
+pub fn until_equal<T: PartialEq + Debug>(
+    what: &str,
+    wanted: &T,
+    mut look: impl FnMut() -> Result<T>,
+) -> Result<()> {
     let mut last = None;
     let outcome = until(what, LONG, || {
         let seen = look()?;

@@ -35,23 +35,57 @@ impl Bed for Article {
         let app = lab.add_pod_with("db/flask-app", "app=flask-app", &["--port", "http=5000"])?;
         lab.add_pod("db/debug", "app=debug")?;
         lab.add_pod("dummy/debug", "app=debug")?;
-        lab.run(&["service", "add", "db/mydb-service", "--headless", "--port", "5432:5432", "--selector", "app=postgres"])?;
+        lab.run(&[
+            "service",
+            "add",
+            "db/mydb-service",
+            "--headless",
+            "--port",
+            "5432:5432",
+            "--selector",
+            "app=postgres",
+        ])?;
         let port = NODE_PORT.to_string();
         lab.run(&[
-            "service", "add", "db/flask-app-service", "--vip", VIP4, "--vip6", VIP6, "--port", "80:5000", "--node-port",
-            &port, "--selector", "app=flask-app",
+            "service",
+            "add",
+            "db/flask-app-service",
+            "--vip",
+            VIP4,
+            "--vip6",
+            VIP6,
+            "--port",
+            "80:5000",
+            "--node-port",
+            &port,
+            "--selector",
+            "app=flask-app",
         ])?;
         for family in ["-4", "-6"] {
             lab.spawn("db/postgres", &["nc", "-d", family, "-l", "-k", "5432"])?;
         }
         let configuration = lab.files().join("nginx.conf");
         fs::write(&configuration, nginx_configuration(&lab))?;
-        lab.spawn("db/flask-app", &["nginx", "-c", &configuration.display().to_string()])?;
-        let bed = Self { lab, database, app, l3, l7 };
+        lab.spawn(
+            "db/flask-app",
+            &["nginx", "-c", &configuration.display().to_string()],
+        )?;
+        let bed = Self {
+            lab,
+            database,
+            app,
+            l3,
+            l7,
+        };
         for (pod, port) in [("db/postgres", "5432"), ("db/flask-app", "5000")] {
             for address in ["127.0.0.1", "::1"] {
                 wait::until(&format!("{pod} listens at {address}"), wait::LONG, || {
-                    Ok(bed.lab.exec(pod, &["nc", "-z", address, port])?.status.success().then_some(()))
+                    Ok(bed
+                        .lab
+                        .exec(pod, &["nc", "-z", address, port])?
+                        .status
+                        .success()
+                        .then_some(()))
                 })?;
             }
         }
@@ -92,7 +126,9 @@ fn main() -> ExitCode {
 
 /// `nc -v -z -w 2`, as the article does it.
 fn connects(bed: &Article, from: &str, to: &str, port: u16) -> Result<String> {
-    let output = bed.lab.exec(from, &["nc", "-v", "-z", "-w", "2", to, &port.to_string()])?;
+    let output = bed
+        .lab
+        .exec(from, &["nc", "-v", "-z", "-w", "2", to, &port.to_string()])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     Ok(match () {
         () if said.contains("succeeded") => "open".into(),
@@ -104,7 +140,17 @@ fn connects(bed: &Article, from: &str, to: &str, port: u16) -> Result<String> {
 /// Status and body of a GET, or how curl fails.
 fn fetch(bed: &Article, from: &str, base: &str, path: &str) -> Result<String> {
     let url = format!("http://{base}{path}");
-    let command = ["curl", "-s", "-w", "%{http_code}", "--connect-timeout", "3", "--max-time", "20", &url];
+    let command = [
+        "curl",
+        "-s",
+        "-w",
+        "%{http_code}",
+        "--connect-timeout",
+        "3",
+        "--max-time",
+        "20",
+        &url,
+    ];
     let output = bed.lab.exec(from, &command)?;
     Ok(match output.status.code() {
         Some(0) => String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -126,7 +172,11 @@ fn database(bed: &Article, debug: &str) -> Result<()> {
         }
     }
     for to in [v4.as_str(), &v6, "mydb-service"] {
-        expect(&format!("db/flask-app to {to}"), "open", &connects(bed, "db/flask-app", to, 5432)?)?;
+        expect(
+            &format!("db/flask-app to {to}"),
+            "open",
+            &connects(bed, "db/flask-app", to, 5432)?,
+        )?;
     }
     Ok(())
 }
@@ -134,14 +184,27 @@ fn database(bed: &Article, debug: &str) -> Result<()> {
 /// The application's pages by pod address, ClusterIP and name from pods, and by NodePort from outside.
 fn pages(bed: &Article, metrics: &str) -> Result<()> {
     let pod: Vec<String> = bed.app.at(5000).map(|address| address.to_string()).into();
-    let vip = [format!("{VIP4}:80"), format!("[{VIP6}]:80"), "flask-app-service.db:80".into()];
+    let vip = [
+        format!("{VIP4}:80"),
+        format!("[{VIP6}]:80"),
+        "flask-app-service.db:80".into(),
+    ];
     let node = NODE.map(|address| SocketAddr::new(address, NODE_PORT).to_string());
     let inside = [&pod[..], &vip].concat();
-    for (from, bases) in [("db/debug", &inside[..]), ("dummy/debug", &inside), ("outside", &node), ("dummy/debug", &node)] {
+    for (from, bases) in [
+        ("db/debug", &inside[..]),
+        ("dummy/debug", &inside),
+        ("outside", &node),
+        ("dummy/debug", &node),
+    ] {
         for base in bases {
             let step = |path| format!("{from} GET {base}{path}");
             expect(&step("/"), "temperatures\n200", &fetch(bed, from, base, "/")?)?;
-            expect(&step("/plot/temp"), "plot\n200", &fetch(bed, from, base, "/plot/temp")?)?;
+            expect(
+                &step("/plot/temp"),
+                "plot\n200",
+                &fetch(bed, from, base, "/plot/temp")?,
+            )?;
             expect(&step("/metrics"), metrics, &fetch(bed, from, base, "/metrics")?)?;
         }
     }
@@ -178,7 +241,11 @@ fn both_policies_together_hold_for_their_pods(bed: &mut Article) -> Result<()> {
     pages(bed, DENIED)?;
     let flows = bed.lab.agent().flows(500)?;
     for code in [133, 240] {
-        let is_logged = flows.iter().any(|flow| flow.drop_reason.as_ref().is_some_and(|reason| reason.code == code));
+        let is_logged = flows.iter().any(|flow| {
+            flow.drop_reason
+                .as_ref()
+                .is_some_and(|reason| reason.code == code)
+        });
         ensure!(is_logged, "the flow log has no drop for reason {code}");
     }
     Ok(())

@@ -83,7 +83,17 @@ impl Bed for Integrity {
         let client = lab.add_pod("app/client", "app=client")?;
         let server = lab.add_pod("app/server", "app=server")?;
         lab.run(&[
-            "service", "add", "app/files", "--vip", VIP4, "--vip6", VIP6, "--port", "80:8080", "--selector", "app=server",
+            "service",
+            "add",
+            "app/files",
+            "--vip",
+            VIP4,
+            "--vip6",
+            VIP6,
+            "--port",
+            "80:8080",
+            "--selector",
+            "app=server",
         ])?;
         lab.enforce(&[("server", POLICY)])?;
         let mut random = File::open("/dev/urandom")?;
@@ -93,13 +103,25 @@ impl Bed for Integrity {
             fs::write(lab.files().join(name), content)?;
         }
         let big = lab.files().join("big").display().to_string();
-        lab.spawn("app/server", &["/usr/bin/python3", "-c", SERVER, &big, &FILES_PORT.to_string()])?;
+        lab.spawn(
+            "app/server",
+            &["/usr/bin/python3", "-c", SERVER, &big, &FILES_PORT.to_string()],
+        )?;
         let records = Server::start(&server.netns, RECORDS_PORT)?;
         wait::until("the file server listens", wait::LONG, || {
             let port = FILES_PORT.to_string();
-            Ok(lab.exec("app/server", &["nc", "-z", "127.0.0.1", &port])?.status.success().then_some(()))
+            Ok(lab
+                .exec("app/server", &["nc", "-z", "127.0.0.1", &port])?
+                .status
+                .success()
+                .then_some(()))
         })?;
-        Ok(Self { lab, client, server, records })
+        Ok(Self {
+            lab,
+            client,
+            server,
+            records,
+        })
     }
 
     fn lab(&self) -> &Lab {
@@ -122,13 +144,22 @@ fn main() -> ExitCode {
 impl Integrity {
     fn file_urls(&self) -> [String; 4] {
         let [pod4, pod6] = self.server.at(FILES_PORT);
-        [pod4.to_string(), pod6.to_string(), format!("{VIP4}:80"), format!("[{VIP6}]:80")]
+        [
+            pod4.to_string(),
+            pod6.to_string(),
+            format!("{VIP4}:80"),
+            format!("[{VIP6}]:80"),
+        ]
     }
 
     fn curl(&self, arguments: &[&str]) -> Result<String> {
         let command = [&["curl", "-sS", "--fail", "--max-time", "300"], arguments].concat();
         let output = self.lab.exec("app/client", &command)?;
-        ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "curl: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -148,7 +179,8 @@ fn download_of_100_mb_through_an_l7_rule_is_intact(bed: &mut Integrity) -> Resul
     let wanted = bed.digest("big")?;
     let received = bed.lab.files().join("received").display().to_string();
     for url in bed.file_urls() {
-        bed.curl(&["-o", &received, &format!("http://{url}/big")]).with_context(|| url.clone())?;
+        bed.curl(&["-o", &received, &format!("http://{url}/big")])
+            .with_context(|| url.clone())?;
         ensure!(bed.digest("received")? == wanted, "{url}: the file was changed");
         fs::remove_file(&received)?;
     }
@@ -183,7 +215,10 @@ fn request_in_segments_of_one_byte_is_answered(bed: &mut Integrity) -> Result<()
             ensure!(client.response()? == Response::served("/allowed"));
         }
         ensure!(bed.records.take_requests() == ["/allowed"; 3]);
-        ensure!(bed.records.take_bytes() == http::request("/allowed").repeat(3).as_bytes(), "bytes differ");
+        ensure!(
+            bed.records.take_bytes() == http::request("/allowed").repeat(3).as_bytes(),
+            "bytes differ"
+        );
     }
     Ok(())
 }
@@ -210,7 +245,9 @@ fn second_of_two_pipelined_requests_is_denied(bed: &mut Integrity) -> Result<()>
         let served = "HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\nserved /allowed\n";
         ensure!(!rest.contains("served /denied"), "{rest:?}");
         let is_known = served.starts_with(&rest)
-            || rest.strip_prefix(served).is_some_and(|second| second.starts_with("HTTP/1.1 403 "))
+            || rest
+                .strip_prefix(served)
+                .is_some_and(|second| second.starts_with("HTTP/1.1 403 "))
             || rest.starts_with("HTTP/1.1 403 ");
         ensure!(is_known, "{rest:?}");
         let bytes = bed.records.take_bytes();
@@ -228,9 +265,18 @@ fn every_request_of_a_connection_is_judged(bed: &mut Integrity) -> Result<()> {
             ensure!(client.get("/allowed")? == Response::served("/allowed"));
         }
         ensure!(client.get("/denied")? == Response::denied());
-        ensure!(client.rest()?.is_empty(), "the connection goes on after the denial");
+        ensure!(
+            client.rest()?.is_empty(),
+            "the connection goes on after the denial"
+        );
         ensure!(bed.records.take_requests() == ["/allowed"; 10]);
-        ensure!(bed.records.take_bytes() == http::request("/allowed").repeat(10).as_bytes());
+        let bytes = bed.records.take_bytes();
+        let wanted = http::request("/allowed").repeat(10);
+        ensure!(
+            bytes == wanted.as_bytes(),
+            "the server received {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
     }
     Ok(())
 }
@@ -239,11 +285,15 @@ fn every_request_of_a_connection_is_judged(bed: &mut Integrity) -> Result<()> {
 const BURST: u64 = 50_000;
 
 fn every_datagram_of_a_burst_is_received_or_counted(bed: &mut Integrity) -> Result<()> {
-    let Integrity { lab, client, server, .. } = bed;
+    let Integrity {
+        lab, client, server, ..
+    } = bed;
     let (agent, node) = (lab.agent(), lab.node());
     for address in server.at(UDP_PORT) {
         let before = Losses::count(&agent, &node, &[client, server])?;
-        let socket = server.netns.enter(|| UdpSocket::bind((IpAddr::V6(Ipv6Addr::UNSPECIFIED), UDP_PORT)))?;
+        let socket = server
+            .netns
+            .enter(|| UdpSocket::bind((IpAddr::V6(Ipv6Addr::UNSPECIFIED), UDP_PORT)))?;
         setsockopt(&socket, sockopt::RcvBufForce, &(1 << 20))?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         let done = AtomicBool::new(false);
@@ -277,7 +327,10 @@ fn every_datagram_of_a_burst_is_received_or_counted(bed: &mut Integrity) -> Resu
             let losses = Losses::count(&agent, &node, &[client, server])?.since(&before);
             println!("    {address}: sent {sent}, received {received}, counted {losses:?}");
             ensure!(received > 0, "nothing arrived");
-            ensure!(sent == received + losses.total(), "sent {sent}, received {received}, counted {losses:?}");
+            ensure!(
+                sent == received + losses.total(),
+                "sent {sent}, received {received}, counted {losses:?}"
+            );
             Ok(())
         })?;
     }
@@ -286,7 +339,11 @@ fn every_datagram_of_a_burst_is_received_or_counted(bed: &mut Integrity) -> Resu
 
 /// Sends datagrams to an address; those that the kernel did not take do not count.
 fn burst(address: SocketAddr) -> Result<u64> {
-    let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+    let any: SocketAddr = if address.is_ipv4() {
+        "0.0.0.0:0".parse()?
+    } else {
+        "[::]:0".parse()?
+    };
     let socket = UdpSocket::bind(any)?;
     let mut sent = 0;
     for number in 0..BURST {

@@ -62,7 +62,13 @@ impl Bed for Lifecycle {
         let friend = lab.add_pod("app/friend", "role=friend")?;
         let stranger = lab.add_pod("app/stranger", "role=stranger")?;
         let http = Server::start(&server.netns, HTTP_PORT)?;
-        Ok(Self { lab, server, friend, stranger, http })
+        Ok(Self {
+            lab,
+            server,
+            friend,
+            stranger,
+            http,
+        })
     }
 
     fn lab(&self) -> &Lab {
@@ -106,7 +112,9 @@ impl Lifecycle {
             frames.push(self.stranger.framed(&packets::syn(from, to)));
         }
         let tap = self.server.tap()?;
-        self.lab.agent().expect_drops(DropReason::PolicyDenied, || self.stranger.injector()?.send_all(&frames))?;
+        self.lab.agent().expect_drops(DropReason::PolicyDenied, || {
+            self.stranger.injector()?.send_all(&frames)
+        })?;
         for address in self.server.addresses() {
             let seen = fence(&self.stranger.netns, address, &tap)?;
             ensure!(seen.is_empty(), "the server received {seen:?}");
@@ -130,10 +138,17 @@ fn node_state(lab: &Lab) -> Result<BTreeSet<String>> {
         &["sysctl", "-a", "-r", r"net\.ipv[46]\.(conf|ip_forward)"],
     ];
     for command in commands {
-        state.extend(lab.on_node(command)?.lines().map(|line| format!("{}: {}", command.join(" "), line.trim())));
+        state.extend(
+            lab.on_node(command)?
+                .lines()
+                .map(|line| format!("{}: {}", command.join(" "), line.trim())),
+        );
     }
     let links = lab.on_node(&["ip", "-o", "link"])?;
-    for link in links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next()) {
+    for link in links
+        .lines()
+        .filter_map(|line| line.split(": ").nth(1)?.split('@').next())
+    {
         for hook in ["ingress", "egress"] {
             for line in lab.on_node(&["tc", "filter", "show", "dev", link, hook])?.lines() {
                 state.insert(format!("tc {link} {hook}: {line}"));
@@ -148,19 +163,31 @@ fn node_state(lab: &Lab) -> Result<BTreeSet<String>> {
 }
 
 fn cleanup_leaves_nothing_behind(bed: &mut Lifecycle) -> Result<()> {
+    wait::until("all addresses are known to be unique", wait::LONG, || {
+        Ok((!bed.lab.on_node(&["ip", "-o", "addr"])?.contains("tentative")).then_some(()))
+    })?;
     let before = node_state(&bed.lab)?;
     bed.guarded()?;
     bed.is_guarded()?;
     let during = node_state(&bed.lab)?;
     for trace in ["sluice_host", "sluice_fwd", "pin ", "lookup 7301"] {
-        ensure!(during.iter().any(|line| line.contains(trace)), "no {trace} while the agent runs: the comparison shows nothing");
+        ensure!(
+            during.iter().any(|line| line.contains(trace)),
+            "no {trace} while the agent runs: the comparison shows nothing"
+        );
     }
     bed.lab.run(&["agent", "cleanup"])?;
     let after = node_state(&bed.lab)?;
     let left: Vec<&String> = after.difference(&before).collect();
     let missing: Vec<&String> = before.difference(&after).collect();
-    ensure!(left.is_empty() && missing.is_empty(), "left behind: {left:#?}\nmissing: {missing:#?}");
-    ensure!(!bed.lab.dir().join("run/endpoints.json").exists(), "the run directory still has endpoints");
+    ensure!(
+        left.is_empty() && missing.is_empty(),
+        "left behind: {left:#?}\nmissing: {missing:#?}"
+    );
+    ensure!(
+        !bed.lab.dir().join("run/endpoints.json").exists(),
+        "the run directory still has endpoints"
+    );
     // The pods talk as before, without any policy.
     for address in bed.server.at(HTTP_PORT) {
         ensure!(http::get(&bed.stranger.netns, address, "/secret")? == Response::served("/secret"));
@@ -193,14 +220,23 @@ fn killed_agent_lets_nothing_pass(bed: &mut Lifecycle) -> Result<()> {
     // An established connection, pods among each other, the node and the outside: all of it ends at an empty slot.
     client.send("/")?;
     let (lab, node) = (&bed.lab, bed.lab.node());
-    let doors = [&bed.friend.veth, &bed.stranger.veth, &"sluice_hostx".to_owned(), &"sluice_fwdx".to_owned()];
+    let doors = [
+        &bed.friend.veth,
+        &bed.stranger.veth,
+        &"sluice_hostx".to_owned(),
+        &"sluice_fwdx".to_owned(),
+    ];
     let mut before = Vec::new();
     for door in doors {
         before.push(xdp_drops(lab, door)?);
     }
     let send = |place: &Netns, to: SocketAddr| -> Result<u64> {
         place.enter(|| -> Result<()> {
-            let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+            let any: SocketAddr = if to.is_ipv4() {
+                "0.0.0.0:0".parse()?
+            } else {
+                "[::]:0".parse()?
+            };
             let socket = UdpSocket::bind(any)?;
             for _ in 0..20 {
                 socket.send_to(b"while the agent is away", to)?;
@@ -209,8 +245,16 @@ fn killed_agent_lets_nothing_pass(bed: &mut Lifecycle) -> Result<()> {
         })?;
         Ok(20)
     };
-    let targets: Vec<SocketAddr> = [fence::PORT, UDP_PORT].into_iter().flat_map(|port| bed.server.at(port)).collect();
-    let places = [bed.friend.netns.clone(), bed.stranger.netns.clone(), node, lab.outside()];
+    let targets: Vec<SocketAddr> = [fence::PORT, UDP_PORT]
+        .into_iter()
+        .flat_map(|port| bed.server.at(port))
+        .collect();
+    let places = [
+        bed.friend.netns.clone(),
+        bed.stranger.netns.clone(),
+        node,
+        lab.outside(),
+    ];
     for (place, (door, before)) in places.iter().zip(doors.into_iter().zip(before)) {
         let mut sent = 0;
         for target in &targets {
@@ -224,7 +268,10 @@ fn killed_agent_lets_nothing_pass(bed: &mut Lifecycle) -> Result<()> {
         let seen = tap.packets()?;
         ensure!(seen.is_empty(), "{} received {seen:?}", pod.name);
     }
-    ensure!(bed.http.take_requests().is_empty(), "the server was asked by an established connection");
+    ensure!(
+        bed.http.take_requests().is_empty(),
+        "the server was asked by an established connection"
+    );
     Ok(())
 }
 
@@ -240,7 +287,10 @@ fn restarted_agent_lets_traffic_pass_again(bed: &mut Lifecycle) -> Result<()> {
 
 fn restarted_agent_enforces_the_persisted_policy_without_its_manifests(bed: &mut Lifecycle) -> Result<()> {
     bed.guarded()?;
-    let (manifests, away) = (bed.lab.dir().join("manifests"), bed.lab.dir().join("manifests-away"));
+    let (manifests, away) = (
+        bed.lab.dir().join("manifests"),
+        bed.lab.dir().join("manifests-away"),
+    );
     bed.lab.run(&["agent", "kill"])?;
     fs::rename(&manifests, &away)?;
     let outcome = (|| {
@@ -251,8 +301,12 @@ fn restarted_agent_enforces_the_persisted_policy_without_its_manifests(bed: &mut
     outcome?;
     // They come back: followed again.
     bed.lab.enforce(&[("server", CLOSED_POLICY)])?;
-    let frames = [bed.friend.framed(&packets::syn(bed.friend.at4(41_000), bed.server.at4(TCP_PORT)))];
-    bed.lab.agent().expect_drops(DropReason::PolicyDenied, || bed.friend.injector()?.send_all(&frames))
+    let frames = [bed
+        .friend
+        .framed(&packets::syn(bed.friend.at4(41_000), bed.server.at4(TCP_PORT)))];
+    bed.lab.agent().expect_drops(DropReason::PolicyDenied, || {
+        bed.friend.injector()?.send_all(&frames)
+    })
 }
 
 /// A server that sends back what it gets, for one connection.
@@ -286,7 +340,10 @@ fn new_policy_cuts_an_established_connection(bed: &mut Lifecycle) -> Result<()> 
     for address in bed.server.at(TCP_PORT) {
         bed.lab.enforce(&[("server", POLICY)])?;
         let server = echo_once(&bed.server.netns, TCP_PORT)?;
-        let mut stream = bed.friend.netns.enter(|| TcpStream::connect_timeout(&address, wait::LONG))?;
+        let mut stream = bed
+            .friend
+            .netns
+            .enter(|| TcpStream::connect_timeout(&address, wait::LONG))?;
         stream.set_read_timeout(Some(wait::LONG))?;
         exchange(&mut stream, b"before the policy")?;
 
@@ -295,7 +352,14 @@ fn new_policy_cuts_an_established_connection(bed: &mut Lifecycle) -> Result<()> 
         let tap = bed.server.tap()?;
         stream.write_all(b"after the policy")?;
         wait::until("the connection's segment is dropped", wait::LONG, || {
-            Ok((bed.lab.agent().drops()?.since(&before).get(DropReason::PolicyDenied) > 0).then_some(()))
+            Ok((bed
+                .lab
+                .agent()
+                .drops()?
+                .since(&before)
+                .get(DropReason::PolicyDenied)
+                > 0)
+            .then_some(()))
         })?;
         for target in bed.server.addresses() {
             let seen = fence(&bed.friend.netns, target, &tap)?;
@@ -304,7 +368,9 @@ fn new_policy_cuts_an_established_connection(bed: &mut Lifecycle) -> Result<()> 
         // Allowed once more, the kernel's retransmission brings it through.
         bed.lab.enforce(&[("server", POLICY)])?;
         let mut answer = [0; 16];
-        stream.read_exact(&mut answer).context("the connection does not revive")?;
+        stream
+            .read_exact(&mut answer)
+            .context("the connection does not revive")?;
         ensure!(answer == *b"after the policy");
         drop(stream);
         let received = server.join().unwrap_or_else(|_panicked| Ok(Vec::new()))?;
@@ -319,7 +385,10 @@ fn removed_policy_lets_everything_pass_again(bed: &mut Lifecycle) -> Result<()> 
     bed.lab.enforce(&[])?;
     for place in [bed.stranger.netns.clone(), bed.lab.outside(), bed.lab.node()] {
         for address in bed.server.at(HTTP_PORT) {
-            ensure!(http::get(&place, address, "/secret")? == Response::served("/secret"), "{address}");
+            ensure!(
+                http::get(&place, address, "/secret")? == Response::served("/secret"),
+                "{address}"
+            );
         }
     }
     Ok(())
@@ -334,8 +403,16 @@ fn pod_deleted_under_traffic_loses_no_frame(bed: &mut Lifecycle) -> Result<()> {
         let target = bed.lab.add_pod("app/target", "app=target")?;
         let injector = bed.friend.injector()?;
         let back = target.injector()?;
-        let there = bed.friend.framed(&packets::udp(bed.friend.at4(42_000), target.at4(9), &[b'x'; 1000]));
-        let and_back = target.framed(&packets::udp(target.at4(9), bed.friend.at4(42_000), &[b'x'; 1000]));
+        let there = bed.friend.framed(&packets::udp(
+            bed.friend.at4(42_000),
+            target.at4(9),
+            &[b'x'; 1000],
+        ));
+        let and_back = target.framed(&packets::udp(
+            target.at4(9),
+            bed.friend.at4(42_000),
+            &[b'x'; 1000],
+        ));
         let half = packets::udp(target.at4(10), bed.friend.at4(42_000), &[b'x'; 1000]);
         // A fragment whose first one never comes: held by the worker when its pod goes.
         back.send(&target.framed(&packets::fragment(&half, 1, 800, false, &half[820..])))?;
@@ -351,8 +428,14 @@ fn pod_deleted_under_traffic_loses_no_frame(bed: &mut Lifecycle) -> Result<()> {
                 sent
             });
             let before = agent.status()?.forwarded;
-            let busy = wait::until("traffic flows", wait::LONG, || Ok((agent.status()?.forwarded > before + 1000).then_some(())));
-            let words: &[&str] = if tells_the_agent { &["pod", "del", "app/target"] } else { &["pod", "del", "app/target", "--no-agent"] };
+            let busy = wait::until("traffic flows", wait::LONG, || {
+                Ok((agent.status()?.forwarded > before + 1000).then_some(()))
+            });
+            let words: &[&str] = if tells_the_agent {
+                &["pod", "del", "app/target"]
+            } else {
+                &["pod", "del", "app/target", "--no-agent"]
+            };
             let deleted = bed.lab.run(words);
             let gone = wait::until("the endpoint is gone", wait::LONG, || {
                 let endpoints = agent.status()?.endpoints;
@@ -377,22 +460,34 @@ fn address_reused_by_another_pod_gets_its_policy_and_never_the_old_one(bed: &mut
     let addresses = ["--ip4", "10.244.0.200", "--ip6", "fd00:10:244::c8"];
     let endpoint = |lab: &Lab| -> Result<_> {
         let endpoints = lab.agent().status()?.endpoints;
-        let found = endpoints.into_iter().find(|endpoint| endpoint.pod.name.starts_with("reused"));
+        let found = endpoints
+            .into_iter()
+            .find(|endpoint| endpoint.pod.name.starts_with("reused"));
         Ok(found.context("no endpoint")?.key)
     };
     let flow = |pod: &Pod, port: u16, text: &[u8]| -> Vec<Vec<u8>> {
-        pod.at(43_000).into_iter().zip(bed.server.at(port)).map(|(from, to)| pod.framed(&packets::udp(from, to, text))).collect()
+        pod.at(43_000)
+            .into_iter()
+            .zip(bed.server.at(port))
+            .map(|(from, to)| pod.framed(&packets::udp(from, to, text)))
+            .collect()
     };
     let first = bed.lab.add_pod_with("app/reused-1", "role=friend", &addresses)?;
     let first_key = endpoint(&bed.lab)?;
     let tap = bed.server.tap()?;
-    first.injector()?.send_all(&flow(&first, UDP_PORT, b"of the friend"))?;
+    first
+        .injector()?
+        .send_all(&flow(&first, UDP_PORT, b"of the friend"))?;
     let seen = fence(&first.netns, bed.server.ip6.into(), &tap)?;
     ensure!(seen.len() == 2, "the friend's flow does not pass: {seen:?}");
     bed.lab.run(&["pod", "del", "app/reused-1"])?;
 
     // The successor sends on the very same flow, before and while it becomes an endpoint.
-    let second = bed.lab.add_pod_with("app/reused-2", "role=stranger", &[&addresses[..], &["--no-agent"]].concat())?;
+    let second = bed.lab.add_pod_with(
+        "app/reused-2",
+        "role=stranger",
+        &[&addresses[..], &["--no-agent"]].concat(),
+    )?;
     let tap = bed.server.tap()?;
     let injector = second.injector()?;
     let frames = flow(&second, UDP_PORT, b"of the stranger");
@@ -418,11 +513,20 @@ fn address_reused_by_another_pod_gets_its_policy_and_never_the_old_one(bed: &mut
         denied
     })?;
     let second_key = endpoint(&bed.lab)?;
-    ensure!(first_key.slot == second_key.slot, "the slot was not reused: {first_key:?}, {second_key:?}");
-    ensure!(first_key.generation < second_key.generation, "{first_key:?}, {second_key:?}");
+    ensure!(
+        first_key.slot == second_key.slot,
+        "the slot was not reused: {first_key:?}, {second_key:?}"
+    );
+    ensure!(
+        first_key.generation < second_key.generation,
+        "{first_key:?}, {second_key:?}"
+    );
     for address in bed.server.addresses() {
         let seen = fence(&second.netns, address, &tap)?;
-        let strangers = seen.iter().filter(|packet| packet.payload.ends_with(b"of the stranger")).count();
+        let strangers = seen
+            .iter()
+            .filter(|packet| packet.payload.ends_with(b"of the stranger"))
+            .count();
         ensure!(strangers == 0, "{strangers} packets of the successor arrived");
     }
     agent.cli(&["endpoint", "delete", "--pod", "app/reused-2"])?;
@@ -431,7 +535,9 @@ fn address_reused_by_another_pod_gets_its_policy_and_never_the_old_one(bed: &mut
     // And the other way round: who may is not kept out.
     let third = bed.lab.add_pod_with("app/reused-3", "role=friend", &addresses)?;
     let tap = bed.server.tap()?;
-    third.injector()?.send_all(&flow(&third, UDP_PORT, b"of a friend again"))?;
+    third
+        .injector()?
+        .send_all(&flow(&third, UDP_PORT, b"of a friend again"))?;
     let seen = fence(&third.netns, bed.server.ip6.into(), &tap)?;
     ensure!(seen.len() == 2, "the new friend's flow does not pass: {seen:?}");
     bed.lab.run(&["pod", "del", "app/reused-3"])?;
@@ -444,8 +550,20 @@ fn register(lab: &Lab, pod: &Pod) -> Result<()> {
     let netns = format!("/run/netns/{}", pod.netns_name);
     let (ip4, ip6) = (pod.ip4.to_string(), pod.ip6.to_string());
     let words = [
-        "endpoint", "add", "--pod", &pod.name, "--interface", &pod.veth, "--mac", &mac, "--netns", &netns, "--ipv4", &ip4,
-        "--ipv6", &ip6,
+        "endpoint",
+        "add",
+        "--pod",
+        &pod.name,
+        "--interface",
+        &pod.veth,
+        "--mac",
+        &mac,
+        "--netns",
+        &netns,
+        "--ipv4",
+        &ip4,
+        "--ipv6",
+        &ip6,
     ];
     lab.agent().cli(&words).map(drop)
 }
@@ -464,8 +582,10 @@ fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> 
             .chunks(share)
             .map(|chunk| scope.spawn(move || chunk.iter().try_for_each(work)))
             .collect();
-        let outcomes: Vec<Result<()>> =
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("panicked"))).collect();
+        let outcomes: Vec<Result<()>> = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("panicked")))
+            .collect();
         outcomes.into_iter().collect()
     })
 }
@@ -477,12 +597,19 @@ fn one_hundred_and_ten_endpoints_come_talk_and_go(bed: &mut Lifecycle) -> Result
     let others = agent.status()?.endpoints.len();
     let mut pods = Vec::new();
     for n in 0..MANY - u8::try_from(others)? {
-        pods.push(bed.lab.add_pod_with(&format!("many/pod-{n}"), "app=many", &["--no-agent"])?);
+        pods.push(
+            bed.lab
+                .add_pod_with(&format!("many/pod-{n}"), "app=many", &["--no-agent"])?,
+        );
     }
     in_parallel(&pods, |pod| register(&bed.lab, pod))?;
     wait::until("all endpoints are ready", wait::LONG, || {
         let status = agent.status()?;
-        let ready = status.endpoints.iter().filter(|endpoint| endpoint.is_ready).count();
+        let ready = status
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.is_ready)
+            .count();
         Ok((status.is_ready && ready == usize::from(MANY)).then_some(()))
     })?;
     // Round the circle, in both families; and to the node and the outside.
@@ -490,23 +617,50 @@ fn one_hundred_and_ten_endpoints_come_talk_and_go(bed: &mut Lifecycle) -> Result
     in_parallel(&neighbours, |(from, to)| {
         for address in to.addresses().into_iter().chain(NODE).chain(OUTSIDE) {
             let output = std::process::Command::new("ip")
-                .args(["netns", "exec", &from.netns_name, "ping", "-c", "1", "-W", "10", &address.to_string()])
+                .args([
+                    "netns",
+                    "exec",
+                    &from.netns_name,
+                    "ping",
+                    "-c",
+                    "1",
+                    "-W",
+                    "10",
+                    &address.to_string(),
+                ])
                 .output()?;
-            ensure!(output.status.success(), "{} to {address}: {}", from.name, String::from_utf8_lossy(&output.stdout));
+            ensure!(
+                output.status.success(),
+                "{} to {address}: {}",
+                from.name,
+                String::from_utf8_lossy(&output.stdout)
+            );
         }
         Ok(())
     })?;
-    let interfaces = agent.status()?.endpoints.iter().filter(|endpoint| endpoint.mode.as_deref() == Some("native")).count();
-    ensure!(interfaces == usize::from(MANY), "only {interfaces} interfaces have native XDP");
+    let interfaces = agent
+        .status()?
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.mode.as_deref() == Some("native"))
+        .count();
+    ensure!(
+        interfaces == usize::from(MANY),
+        "only {interfaces} interfaces have native XDP"
+    );
     agent.expect_balanced_frames()?;
 
     // Half of them as a CNI plugin deletes them, the other half by surprise.
     let (told, surprise) = pods.split_at(pods.len() / 2);
-    in_parallel(told, |pod| agent.cli(&["endpoint", "delete", "--pod", &pod.name]).map(drop))?;
+    in_parallel(told, |pod| {
+        agent.cli(&["endpoint", "delete", "--pod", &pod.name]).map(drop)
+    })?;
     for pod in told.iter().chain(surprise) {
         bed.lab.run(&["pod", "del", &pod.name, "--no-agent"])?;
     }
-    wait::until_equal("their endpoints are gone", &others, || Ok(agent.status()?.endpoints.len()))?;
+    wait::until_equal("their endpoints are gone", &others, || {
+        Ok(agent.status()?.endpoints.len())
+    })?;
     agent.expect_balanced_frames()?;
     let rules = bed.lab.on_node(&["ip", "route", "show", "table", "7302"])?;
     let routes = rules.lines().count();
