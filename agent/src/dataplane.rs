@@ -94,7 +94,7 @@ pub struct Dataplane {
     worker: WorkerHandle,
     thread: Option<JoinHandle<()>>,
     attached: BTreeMap<Slot, (EndpointKey, IoId, Attached)>,
-    next_io: u16,
+    next_io: u32,
     /// Owns the UMEM's descriptor; carries no packets.
     _keeper: XskIo,
 }

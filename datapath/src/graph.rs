@@ -12,7 +12,7 @@ use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapsho
 
 use crate::capture::{Capture, CapturedPacket};
 use crate::conntrack::table::Found;
-use crate::conntrack::{Conntrack, EntryId};
+use crate::conntrack::{Conntrack, EntryId, TcpState};
 use crate::flow::FlowDirection;
 use crate::counters::{Counters, Stage};
 use crate::event::{FlowEvent, FlowEventKind};
@@ -191,7 +191,7 @@ impl Graph {
     /// Starts an iteration of the worker.
     pub fn begin(&mut self, clock: Clock) {
         self.clock = clock;
-        self.errors.refill(clock.mono_ns);
+        self.translations.begin_batch();
     }
 
     /// Begins to serve an interface.
@@ -234,15 +234,6 @@ impl Graph {
         self.batch = batch;
     }
 
-    /// Forgets the translation of a packet that begins no flow: nothing else would.
-    fn forget_unused(&mut self, transit: &Transit) {
-        if let Some(translated) = transit.translated
-            && self.conntrack.lookup(&transit.key, transit.hash).is_none()
-        {
-            self.translations.forget(transit.sender.slot, &translated.key, &translated.translation);
-        }
-    }
-
     /// Everything after the lookup, for one packet.
     fn judge(&mut self, transit: Transit, found: Found, outbox: &mut Vec<(EndpointKey, Packet)>) {
         if stage::parse::quoted(&transit.headers).is_some() {
@@ -254,24 +245,29 @@ impl Graph {
                 if refusal.reason == DropReason::Midstream {
                     stage::reset::answer_midstream(self, &transit, outbox);
                 }
-                self.forget_unused(&transit);
                 return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal);
             }
         };
         self.counters.stage(Stage::Policy).add(1);
         let decided = match stage::policy::run(self, &transit, tracked) {
             Ok(decided) => decided,
-            Err((source, destination, refusal)) => {
-                self.forget_unused(&transit);
-                return self.refuse(transit, source, destination, refusal);
-            }
+            Err((source, destination, refusal)) => return self.refuse(transit, source, destination, refusal),
         };
+        // Before the gate: what it judges must leave.
+        let path_mtu = match stage::forward::check_path(self, &transit, decided.receiver, outbox) {
+            Ok(path_mtu) => path_mtu,
+            Err(reason) => return self.refuse_flow(transit, &decided, reason),
+        };
+        let mut transit = transit;
         if decided.gated {
             self.counters.stage(Stage::L7).add(1);
-            let Some(transit) = stage::l7::run(self, transit, &decided, outbox) else { return };
-            return stage::forward::run(self, transit, &decided, outbox);
+            match stage::l7::run(self, transit, &decided, outbox) {
+                Some(passed) => transit = passed,
+                None => return,
+            }
         }
-        stage::forward::run(self, transit, &decided, outbox);
+        stage::conntrack::settle(self, &transit, decided.entry, decided.direction, tracked.tcp);
+        stage::forward::run(self, transit, &decided, path_mtu, outbox);
     }
 
     /// Looks at the next places of every table and forgets what has expired.
@@ -284,11 +280,24 @@ impl Graph {
         self.counters.l7_flows.set(self.l7.len() as u64);
     }
 
-    /// Forgets a flow, with its translation and L7 state.
-    pub(crate) fn forget_flow(&mut self, id: EntryId) {
-        if let Some(entry) = self.conntrack.remove(id) {
-            forget(&mut self.translations, &mut self.l7, &entry);
+    /// Forgets a closed flow in favour of the one that the packet begins; its L7 state stays for that one, because it knows
+    /// which handshake is over.
+    pub(crate) fn reopen(&mut self, id: EntryId) -> Option<u32> {
+        let mut entry = self.conntrack.remove(id)?;
+        let l7 = entry.l7.take();
+        forget(&mut self.translations, &mut self.l7, &entry);
+        if let Some(index) = l7 {
+            self.l7.reopen(index);
         }
+        l7
+    }
+
+    /// Drops a packet of a flow that policy allows.
+    pub(crate) fn refuse_flow(&mut self, transit: Transit, decided: &Decided, reason: DropReason) {
+        let unknown = (Identity::UNKNOWN, Identity::UNKNOWN);
+        let entry = self.conntrack.get(decided.entry);
+        let (source, destination) = entry.map_or(unknown, |e| (e.source_identity, e.destination_identity));
+        self.refuse(transit, source, destination, reason.into());
     }
 
     /// A packet made by `write`, which gets room for an IP packet and says how long it became, framed for an interface; `None` when
@@ -435,6 +444,10 @@ pub struct Tracked {
     pub direction: FlowDirection,
     /// Interface that the original direction goes out by.
     pub destination: EndpointKey,
+    /// TCP state of the flow once the packet has passed.
+    pub tcp: TcpState,
+    /// L7 state that a new flow takes over from the closed one on the same tuple.
+    pub l7: Option<u32>,
 }
 
 /// A packet that may pass as far as L3 and L4 go.

@@ -3,7 +3,9 @@
 //! States are kept and used again, so that a steady state allocates nothing; their number is bounded.
 
 use l7::HttpGate;
+use policy::Slot;
 
+use crate::reservation::Reservation;
 use crate::wire::tcp::Timestamps;
 
 /// How far a flow is.
@@ -38,6 +40,11 @@ pub struct L7Flow {
     pub server_timestamp: Option<u32>,
     /// The server's latest window, unscaled.
     pub server_window: u16,
+    /// Another SYN that the client sent into an open connection; a server that has forgotten the connection takes it.
+    pub pending: Option<u32>,
+    /// Where the two streams of the last open connection began; the server's repeated SYN-ACK must not open the gate again.
+    last_opened: Option<(u32, u32)>,
+    owner: Slot,
     in_use: bool,
 }
 
@@ -49,8 +56,24 @@ impl L7Flow {
             client_timestamp: None,
             server_timestamp: None,
             server_window: 0,
+            pending: None,
+            last_opened: None,
+            owner: Slot::NONE,
             in_use: false,
         }
+    }
+
+    /// Opens the gate, if this SYN-ACK is not one that has opened it before.
+    #[must_use]
+    pub fn open(&mut self, client_next: u32, server_next: u32) -> bool {
+        if self.last_opened == Some((client_next, server_next)) {
+            return false;
+        }
+        self.last_opened = Some((client_next, server_next));
+        self.pending = None;
+        self.phase = Phase::Open { client_next, server_next };
+        self.gate.reset(client_next, server_next);
+        true
     }
 
     /// The timestamps option of a segment in the server's name (RFC 7323, 3.2).
@@ -66,13 +89,14 @@ pub struct L7Flows {
     flows: Vec<L7Flow>,
     free: Vec<u32>,
     capacity: usize,
+    shares: Reservation,
 }
 
 impl L7Flows {
     /// Room for `capacity` flows; memory is taken as they come.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { flows: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity), capacity }
+        Self { flows: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity), capacity, shares: Reservation::new(capacity) }
     }
 
     /// Flows that have L7 state.
@@ -87,8 +111,11 @@ impl L7Flows {
         self.len() == 0
     }
 
-    /// State for a flow whose SYN goes by; `None` when all are taken.
-    pub fn begin(&mut self, client_next: u32) -> Option<u32> {
+    /// State for a flow of `owner` whose SYN goes by; `None` when all are taken, or the rest is reserved for others.
+    pub fn begin(&mut self, owner: Slot, client_next: u32) -> Option<u32> {
+        if !self.shares.admits(owner, self.capacity.saturating_sub(self.len())) {
+            return None;
+        }
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.flows.len() < self.capacity => {
@@ -102,7 +129,11 @@ impl L7Flows {
         flow.client_timestamp = None;
         flow.server_timestamp = None;
         flow.server_window = 0;
+        flow.pending = None;
+        flow.last_opened = None;
+        flow.owner = owner;
         flow.in_use = true;
+        self.shares.take(owner);
         Some(index)
     }
 
@@ -118,10 +149,22 @@ impl L7Flows {
         }
     }
 
+    /// Readies the state of a closed flow for the next connection on the same tuple; the coming SYN says where it begins.
+    pub fn reopen(&mut self, index: u32) {
+        if let Some(flow) = self.get_mut(index) {
+            flow.phase = Phase::SynSeen { client_next: 0 };
+            flow.client_timestamp = None;
+            flow.server_timestamp = None;
+            flow.pending = None;
+        }
+    }
+
     /// Gives a flow's state back.
     pub fn release(&mut self, index: u32) {
         if let Some(flow) = self.get_mut(index) {
             flow.in_use = false;
+            let owner = flow.owner;
+            self.shares.give_back(owner);
             self.free.push(index);
         }
     }

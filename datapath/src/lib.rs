@@ -17,6 +17,7 @@ pub mod interface;
 pub mod interface_table;
 pub mod l7_flow;
 pub mod loader;
+pub mod reservation;
 pub mod stage;
 pub mod translation;
 pub mod wire;

@@ -6,10 +6,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashMap;
-use policy::{DropReason, ServiceLookup, ServiceTable, Slot};
+use policy::{DropReason, Protocol, Service, ServiceLookup, ServiceTable, Slot};
 
 use crate::conntrack::{Conntrack, Translation};
 use crate::flow::{FlowKey, Peer};
+use crate::reservation::Reservation;
 
 /// Client address of a pod that reaches itself through its Service: the reply must come back to the worker
 /// (Cilium's loopback address).
@@ -46,14 +47,18 @@ pub struct Translated {
 pub struct Translations {
     sticky: HashMap<StickyKey, Translated>,
     capacity: usize,
-    random: u64,
+    shares: Reservation,
+    /// Changes with every batch: packets of one batch that begin the same flow choose the same backend, later flows another.
+    salt: u64,
 }
 
 impl Translations {
     /// A table for `capacity` flows; `seed` starts the choice of backends.
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
-        Self { sticky: HashMap::with_capacity(capacity), capacity, random: seed | 1 }
+        // Twice the room, so that deleted entries never make the map grow.
+        let sticky = HashMap::with_capacity(capacity * 2);
+        Self { sticky, capacity, shares: Reservation::new(capacity), salt: seed | 1 }
     }
 
     /// Translations in the table.
@@ -68,48 +73,61 @@ impl Translations {
         self.sticky.is_empty()
     }
 
-    /// xorshift64: which backend a flow gets needs to be spread evenly, not unpredictable.
-    fn next_random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
+    /// Begins a batch (xorshift64: flows need to be spread evenly, not unpredictably).
+    pub fn begin_batch(&mut self) {
+        self.salt ^= self.salt << 13;
+        self.salt ^= self.salt >> 7;
+        self.salt ^= self.salt << 17;
     }
 
-    /// Translates a packet sent by `sender` as `sent`; `begins` for the first segment of a TCP connection.
-    /// `None` when the destination is no service.
+    /// Translates a packet sent by `sender` as `sent`; `begins` if it may be the first of its flow. `None` when it is not
+    /// translated. A new translation is not kept before [`Translations::keep`].
     ///
     /// # Errors
-    /// The packet must be dropped: no such service port, no backend, no room, or no free client port.
+    /// The packet must be dropped: no such service port, no backend, no connection that it could belong to, or no free client port.
     pub fn translate(
-        &mut self,
+        &self,
         services: &ServiceTable,
         conntrack: &Conntrack,
         sender: Slot,
         sent: &FlowKey,
         begins: bool,
     ) -> Result<Option<Translated>, DropReason> {
+        let known = match self.sticky.is_empty() {
+            true => None,
+            false => self.sticky.get(&StickyKey { sender, sent: *sent }),
+        };
+        let is_tcp = sent.protocol == Protocol::TCP;
+        if let Some(known) = known.filter(|_| is_tcp) {
+            // A connection stays with its backend, whatever has become of the service; a SYN on a closed one is a new one.
+            let entry = conntrack.lookup(&known.key, conntrack.hash(&known.key)).and_then(|(id, _)| conntrack.get(id));
+            if !begins || entry.is_some_and(|entry| !entry.tcp.may_reopen()) {
+                return Ok(Some(*known));
+            }
+        }
         let service = match services.lookup(sent.destination.addr(), sent.destination.port, sent.protocol) {
             ServiceLookup::NotService => return Ok(None),
             ServiceLookup::NoSuchPort => return Err(DropReason::IsClusterIp),
             ServiceLookup::Service(service) => service,
         };
-        let sticky_key = StickyKey { sender, sent: *sent };
-        if let Some(known) = self.sticky.get(&sticky_key) {
-            // A SYN on a closed connection is a new one, and may go to another backend.
-            let entry = conntrack.lookup(&known.key, conntrack.hash(&known.key)).and_then(|(id, _)| conntrack.get(id));
-            if !begins || entry.is_some_and(|entry| !entry.tcp.may_reopen()) {
+        if let Some(known) = known.filter(|_| !is_tcp) {
+            let backend = known.key.destination;
+            if service.backends.iter().any(|b| b.port == backend.port && b.addr == backend.addr()) {
                 return Ok(Some(*known));
             }
-        } else if self.sticky.len() >= self.capacity {
-            return Err(DropReason::NoNatMapping);
         }
-        if service.backends.is_empty() {
-            return Err(DropReason::NoBackend);
+        if is_tcp && !begins {
+            return Err(DropReason::Midstream);
         }
-        let random = self.next_random();
-        let start = usize::try_from(random % service.backends.len() as u64).unwrap_or(0);
-        let Some(backend) = service.backends.get(start) else { return Err(DropReason::NoBackend) };
+        self.choose(service, conntrack, sent).map(Some)
+    }
+
+    /// A backend for a new flow, and a client port by which the backend can tell it from others.
+    fn choose(&self, service: &Service, conntrack: &Conntrack, sent: &FlowKey) -> Result<Translated, DropReason> {
+        let random = conntrack.hash(sent) ^ self.salt;
+        let start = random.checked_rem(service.backends.len() as u64).ok_or(DropReason::NoBackend)?;
+        let backend = usize::try_from(start).ok().and_then(|at| service.backends.get(at));
+        let backend = backend.ok_or(DropReason::NoBackend)?;
         let own = sent.source.addr();
         let hairpin = backend.addr == own;
         let client = match own {
@@ -124,19 +142,29 @@ impl Translations {
             let found = conntrack.lookup(key, conntrack.hash(key)).and_then(|(id, _)| conntrack.get(id));
             found.is_some_and(|entry| entry.translation != Some(translation) && !entry.tcp.may_reopen())
         };
-        let mut tries = 0;
-        while taken(&key) {
-            if tries == REMAP_TRIES {
-                return Err(DropReason::NoNatMapping);
+        let range = u64::from(u16::MAX - FIRST_REMAPPED_PORT) + 1;
+        for attempt in 0..=REMAP_TRIES {
+            if !taken(&key) {
+                return Ok(Translated { key, translation, hairpin });
             }
-            let range = u64::from(u16::MAX - FIRST_REMAPPED_PORT) + 1;
-            let offset = u16::try_from(self.next_random() % range).unwrap_or(0);
-            key.source.port = FIRST_REMAPPED_PORT + offset;
-            tries += 1;
+            let offset = random.rotate_left(u32::from(attempt) * 3 + 7) % range;
+            key.source.port = FIRST_REMAPPED_PORT + u16::try_from(offset).unwrap_or(0);
         }
-        let translated = Translated { key, translation, hairpin };
-        self.sticky.insert(sticky_key, translated);
-        Ok(Some(translated))
+        Err(DropReason::NoNatMapping)
+    }
+
+    /// Whether `sender` may have another translation.
+    #[must_use]
+    pub fn has_room(&self, sender: Slot) -> bool {
+        self.shares.admits(sender, self.capacity.saturating_sub(self.sticky.len()))
+    }
+
+    /// Keeps the translation of a flow that conntrack knows now.
+    pub fn keep(&mut self, sender: Slot, translated: &Translated) {
+        let sticky_key = StickyKey { sender, sent: sent(&translated.key, &translated.translation) };
+        if self.sticky.insert(sticky_key, *translated).is_none() {
+            self.shares.take(sender);
+        }
     }
 
     /// The flow that `sender`'s packets `sent` become, if they are translated.
@@ -147,13 +175,17 @@ impl Translations {
 
     /// Forgets the translation of a flow that conntrack has forgotten.
     pub fn forget(&mut self, sender: Slot, key: &FlowKey, translation: &Translation) {
-        let sent =
-            FlowKey { source: translation.client, destination: translation.frontend, protocol: key.protocol };
-        let sticky_key = StickyKey { sender, sent };
+        let sticky_key = StickyKey { sender, sent: sent(key, translation) };
         if self.sticky.get(&sticky_key).is_some_and(|known| known.key == *key) {
             self.sticky.remove(&sticky_key);
+            self.shares.give_back(sender);
         }
     }
+}
+
+/// The flow as its client sends it.
+fn sent(key: &FlowKey, translation: &Translation) -> FlowKey {
+    FlowKey { source: translation.client, destination: translation.frontend, protocol: key.protocol }
 }
 
 #[cfg(test)]

@@ -145,6 +145,12 @@ impl HttpGate {
         size_of::<Self>() + self.client.heap_bytes()
     }
 
+    /// Sequence number after the highest client byte (or FIN) that was forwarded: the server's RCV.NXT, if nothing was lost.
+    #[must_use]
+    pub fn client_next(&self) -> u32 {
+        self.client.next().wrapping_add(u32::from(self.client.is_finished()))
+    }
+
     /// Whether the flow was denied.
     #[must_use]
     pub fn is_closed(&self) -> bool {

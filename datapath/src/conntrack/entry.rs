@@ -4,7 +4,7 @@ use policy::{
     DropReason, EndpointKey, HttpIndex, Identity, IpCacheGeneration, PolicyGeneration, Slot, SlotGeneration,
 };
 
-use super::tcp_state::TcpState;
+use super::tcp_state::{TcpState, TcpWindow};
 use crate::flow::{FlowDirection, FlowKey, Peer};
 
 /// Service translation of a flow: what the client sees instead of [`FlowKey`].
@@ -66,6 +66,8 @@ pub struct Entry {
     pub verdict: EntryVerdict,
     /// TCP state.
     pub tcp: TcpState,
+    /// TCP sequence numbers.
+    pub window: TcpWindow,
     /// Whether a reply has been seen (UDP and ICMP live longer then).
     pub replied: bool,
     /// Whether both directions belong to one pod reached through its own Service (policy skips it).
@@ -93,6 +95,7 @@ impl Entry {
             stamp: Stamp::default(),
             verdict: EntryVerdict::Undecided,
             tcp: TcpState::Untracked,
+            window: TcpWindow::default(),
             replied: false,
             hairpin: false,
             l7: None,

@@ -11,4 +11,4 @@ pub mod tcp_state;
 
 pub use entry::{Entry, EntryVerdict, Translation};
 pub use table::{Conntrack, EntryId, InsertError};
-pub use tcp_state::TcpState;
+pub use tcp_state::{TcpState, TcpWindow};

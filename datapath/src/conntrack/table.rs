@@ -8,14 +8,12 @@ use policy::{EndpointKey, Slot};
 
 use super::entry::Entry;
 use crate::flow::{FlowDirection, FlowHasher, FlowKey};
+use crate::reservation::Reservation;
 
 const WAYS: usize = 8;
 
 /// Buckets that an entry may be in.
 const PROBES: usize = 4;
-
-/// Slot indices that flow quotas are kept for.
-const QUOTA_SLOTS: usize = 4096;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -40,7 +38,7 @@ pub struct EntryId {
 pub enum InsertError {
     /// The table is at its capacity.
     Full,
-    /// The sending endpoint has as many flows as it may.
+    /// The sender has as many flows as it may, or what is left is reserved for others.
     Quota,
 }
 
@@ -52,7 +50,7 @@ pub struct Conntrack {
     mask: usize,
     entries: Vec<Entry>,
     free: Vec<u32>,
-    flows: Vec<u32>,
+    flows: Reservation,
     quota: u32,
     cursor: usize,
 }
@@ -72,7 +70,7 @@ impl Conntrack {
             mask: buckets - 1,
             entries: vec![Entry::vacant(); capacity as usize],
             free: (0..capacity).rev().collect(),
-            flows: vec![0; QUOTA_SLOTS],
+            flows: Reservation::new(capacity as usize),
             quota,
             cursor: 0,
         }
@@ -105,7 +103,7 @@ impl Conntrack {
     /// Flows that the slot's endpoint has begun.
     #[must_use]
     pub fn flows_of(&self, slot: Slot) -> u32 {
-        self.flows.get(slot.index()).copied().unwrap_or(0)
+        self.flows.held(slot)
     }
 
     /// The hash of a flow under this table's keys; also says which worker owns the flow.
@@ -208,7 +206,11 @@ impl Conntrack {
     /// [`InsertError`]; nothing is changed then.
     pub fn insert(&mut self, mut entry: Entry, now_s: u32) -> Result<EntryId, InsertError> {
         let owner = entry.source.slot;
-        if owner.is_endpoint() && self.flows_of(owner) >= self.quota {
+        if self.free.is_empty() {
+            return Err(InsertError::Full);
+        }
+        let beyond_quota = owner.is_endpoint() && self.flows_of(owner) >= self.quota;
+        if beyond_quota || !self.flows.admits(owner, self.free.len()) {
             return Err(InsertError::Quota);
         }
         let hash = self.hash(&entry.key);
@@ -233,9 +235,7 @@ impl Conntrack {
         entry.live = true;
         entry.last_seen_s = now_s;
         *place = entry;
-        if let Some(flows) = self.flows.get_mut(owner.index()) {
-            *flows += 1;
-        }
+        self.flows.take(owner);
         Ok(EntryId { index, generation })
     }
 
@@ -256,9 +256,7 @@ impl Conntrack {
         }
         self.entries[id.index as usize].live = false;
         self.free.push(id.index);
-        if let Some(flows) = self.flows.get_mut(entry.source.slot.index()) {
-            *flows = flows.saturating_sub(1);
-        }
+        self.flows.give_back(entry.source.slot);
         Some(entry)
     }
 

@@ -18,29 +18,42 @@ pub fn run(graph: &mut Graph, transit: &Transit, found: Found) -> Result<Tracked
         Some((id, _)) if graph.conntrack.get(id).is_some() => found,
         _ => graph.conntrack.lookup(&transit.key, transit.hash),
     };
-    if let Some((id, direction)) = found
-        && let Some(tracked) = continue_flow(graph, transit, id, direction)?
-    {
-        return Ok(tracked);
+    let mut l7 = None;
+    if let Some((id, direction)) = found {
+        match continue_flow(graph, transit, id, direction)? {
+            Continued::Flow(tracked) => return Ok(tracked),
+            Continued::Reopened(index) => l7 = index,
+        }
     }
-    begin_flow(graph, transit)
+    begin_flow(graph, transit).map(|tracked| Tracked { l7, ..tracked }).inspect_err(|_refusal| {
+        if let Some(index) = l7 {
+            graph.l7.release(index);
+        }
+    })
 }
 
-/// A packet of a known flow; `None` when it closed and the packet begins another.
+/// What a packet with a known tuple does.
+enum Continued {
+    /// It belongs to the flow.
+    Flow(Tracked),
+    /// The flow was closed and the packet begins another, which takes over this L7 state.
+    Reopened(Option<u32>),
+}
+
+/// A packet of a known flow.
 fn continue_flow(
     graph: &mut Graph,
     transit: &Transit,
     id: EntryId,
     direction: FlowDirection,
-) -> Result<Option<Tracked>, Refusal> {
-    let Some(entry) = graph.conntrack.get(id).copied() else { return Ok(None) };
+) -> Result<Continued, Refusal> {
+    let Some(entry) = graph.conntrack.get(id).copied() else { return Ok(Continued::Reopened(None)) };
     let flags = match transit.headers.l4 {
         L4::Tcp(tcp) => Some(tcp.flags),
         _ => None,
     };
     if flags.is_some_and(TcpFlags::begins) && entry.tcp.may_reopen() {
-        graph.forget_flow(id);
-        return Ok(None);
+        return Ok(Continued::Reopened(graph.reopen(id)));
     }
     check_interface(&entry, direction, transit.sender)?;
     // A flow through a service and one straight to its backend never share an entry.
@@ -49,17 +62,42 @@ fn continue_flow(
     {
         return Err(DropReason::NoNatMapping.into());
     }
-    let tcp = match flags {
-        None => entry.tcp,
-        Some(flags) => entry.tcp.next(direction, flags).map_err(|_invalid| DropReason::InvalidTcp)?,
-    };
-    let now = graph.clock.seconds();
-    if let Some(entry) = graph.conntrack.get_mut(id) {
-        entry.tcp = tcp;
-        entry.replied |= direction == FlowDirection::Reply;
-        entry.last_seen_s = now;
+    let tcp = next_state(&entry, direction, transit)?;
+    Ok(Continued::Flow(Tracked { entry: Some(id), direction, destination: entry.destination, tcp, l7: None }))
+}
+
+/// State of the flow once the packet has passed. A reset that its receiver ignores changes nothing.
+fn next_state(entry: &Entry, direction: FlowDirection, transit: &Transit) -> Result<TcpState, Refusal> {
+    let L4::Tcp(tcp) = transit.headers.l4 else { return Ok(entry.tcp) };
+    let next = entry.tcp.next(direction, tcp.flags).map_err(|_invalid| DropReason::InvalidTcp)?;
+    if !tcp.flags.has(TcpFlags::RST) {
+        return Ok(next);
     }
-    Ok(Some(Tracked { entry: Some(id), direction, destination: entry.destination }))
+    let refuses_syn = entry.tcp == TcpState::SynSent
+        && direction == FlowDirection::Reply
+        && tcp.flags.has(TcpFlags::ACK)
+        && entry.window.acknowledges_all(tcp.ack);
+    let is_taken = refuses_syn || entry.window.takes_reset(direction, tcp.seq);
+    Ok(if is_taken { next } else { entry.tcp })
+}
+
+/// Takes note of a packet that passes, in its flow's entry.
+pub fn settle(graph: &mut Graph, transit: &Transit, id: EntryId, direction: FlowDirection, tcp: TcpState) {
+    let now = graph.clock.seconds();
+    let Some(entry) = graph.conntrack.get_mut(id) else { return };
+    if let L4::Tcp(header) = transit.headers.l4 {
+        // A SYN inside a connection has numbers of another one.
+        let is_foreign = header.flags.begins() && entry.tcp.is_synchronised();
+        if let (false, Ok(len)) = (is_foreign, u32::try_from(transit.headers.payload_len())) {
+            let control = u32::from(header.flags.has(TcpFlags::SYN)) + u32::from(header.flags.has(TcpFlags::FIN));
+            let end = header.seq.wrapping_add(len).wrapping_add(control);
+            let ack = header.flags.has(TcpFlags::ACK).then_some(header.ack);
+            entry.window.observe(direction, header.seq, end, ack);
+        }
+    }
+    entry.tcp = tcp;
+    entry.replied |= direction == FlowDirection::Reply;
+    entry.last_seen_s = now;
 }
 
 /// A packet must come by the interface that its side of the flow is at.
@@ -103,14 +141,9 @@ fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
             graph.interfaces.occupant(slot).ok_or(DropReason::HostNotReady)?
         }
     };
-    Ok(Tracked { entry: None, direction: FlowDirection::Original, destination: receiver })
-}
-
-/// TCP state of a flow's first packet.
-#[must_use]
-pub fn first_state(transit: &Transit) -> TcpState {
-    match transit.headers.l4 {
+    let tcp = match transit.headers.l4 {
         L4::Tcp(_) => TcpState::SynSent,
         _ => TcpState::Untracked,
-    }
+    };
+    Ok(Tracked { entry: None, direction: FlowDirection::Original, destination: receiver, tcp, l7: None })
 }

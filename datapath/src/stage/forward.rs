@@ -15,7 +15,13 @@ use crate::wire::{ethernet, ipv4, ipv6, tcp};
 use crate::xsk::Packet;
 
 /// Sends a packet of a flow on.
-pub fn run(graph: &mut Graph, mut transit: Transit, decided: &Decided, outbox: &mut Vec<(EndpointKey, Packet)>) {
+pub fn run(
+    graph: &mut Graph,
+    mut transit: Transit,
+    decided: &Decided,
+    path_mtu: u16,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
     graph.counters.stage(Stage::Forward).add(1);
     let (sides, identities) = match graph.conntrack.get(decided.entry) {
         Some(entry) => (
@@ -25,7 +31,6 @@ pub fn run(graph: &mut Graph, mut transit: Transit, decided: &Decided, outbox: &
         None => return graph.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, DropReason::StaleEndpoint.into()),
     };
     let sent = (|| {
-        let path_mtu = check_path(graph, &transit, decided.receiver, outbox)?;
         translate(graph, &mut transit, sides)?;
         let packet = &mut transit.packet;
         decrement_ttl(graph.frames.linear_mut(packet), transit.headers.is_v6())?;
@@ -57,8 +62,11 @@ fn sides(transit: &Transit, translation: Option<crate::conntrack::Translation>, 
     }
 }
 
-/// TTL and MTU, before anything is changed: the sender is told of a failure. Returns the path's MTU.
-fn check_path(
+/// TTL and MTU, before anything is changed or judged: the sender is told of a failure. Returns the path's MTU.
+///
+/// # Errors
+/// `TtlExceeded`, `FragmentationNeeded`, or `StaleEndpoint` when the receiver is gone.
+pub fn check_path(
     graph: &mut Graph,
     transit: &Transit,
     receiver: EndpointKey,

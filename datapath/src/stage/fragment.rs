@@ -6,8 +6,15 @@ use super::parse;
 use crate::fragment::Released;
 use crate::graph::{Graph, Refusal, Transit};
 
+/// Early fragments may hold one in so many of all frames.
+const HELD_PART: usize = 8;
+
 /// Takes a fragment in; what may go on, earlier arrivals included, goes to `batch`.
 pub fn run(graph: &mut Graph, transit: Transit, batch: &mut Vec<Transit>) {
+    // A fragment may have to wait, and frames are what there is a shortage of, not packets.
+    if graph.held_frames() + transit.packet.frames() > graph.frames.total() / HELD_PART {
+        return refuse(graph, transit, DropReason::FragmentCapacity);
+    }
     let mut released = std::mem::take(&mut graph.released);
     let (sender, headers) = (transit.sender, transit.headers);
     graph.fragments.admit(sender, &headers, transit, graph.clock.mono_ns, &mut released);

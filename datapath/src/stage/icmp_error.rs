@@ -1,6 +1,6 @@
 //! ICMP errors: those that the worker sends itself, and those of others, relayed to whom they concern.
 
-use policy::{DropReason, EndpointKey, Identity};
+use policy::{DropReason, EndpointKey, Identity, Slot};
 
 use super::{forward, parse, policy as decision};
 use crate::conntrack::{EntryVerdict};
@@ -11,39 +11,44 @@ use crate::wire::error_message::ErrorMessage;
 use crate::wire::rewrite::Side;
 use crate::xsk::Packet;
 
-/// Errors that the worker may send a second (RFC 1812, 4.3.2.8).
-const PER_SECOND: u64 = 1000;
+/// Errors that one interface may cause a second (RFC 1812, 4.3.2.8).
+const PER_SECOND: u64 = 200;
 
-/// Errors that it may send at once.
-const BURST: u64 = 100;
+/// Errors that it may cause at once.
+const BURST: u64 = 50;
 
-/// How many ICMP errors the worker may still send.
-#[derive(Debug)]
-pub struct ErrorBudget {
+/// Interfaces that are accounted for.
+const SLOTS: usize = 4096;
+
+#[derive(Debug, Clone, Copy)]
+struct Account {
     /// Thousandths of an error.
     left: u64,
     refilled_at_ns: u64,
 }
 
+/// How many ICMP errors each interface may still cause: none can use up those that another's path MTU discovery depends on.
+#[derive(Debug)]
+pub struct ErrorBudget {
+    accounts: Vec<Account>,
+}
+
 impl Default for ErrorBudget {
     fn default() -> Self {
-        Self { left: BURST * 1000, refilled_at_ns: 0 }
+        Self { accounts: vec![Account { left: BURST * 1000, refilled_at_ns: 0 }; SLOTS] }
     }
 }
 
 impl ErrorBudget {
-    /// Accounts for the time that has passed.
-    pub fn refill(&mut self, now_ns: u64) {
-        let gained = now_ns.saturating_sub(self.refilled_at_ns).saturating_mul(PER_SECOND) / 1_000_000;
+    fn take(&mut self, slot: Slot, now_ns: u64) -> bool {
+        let Some(account) = self.accounts.get_mut(slot.index()) else { return false };
+        let gained = now_ns.saturating_sub(account.refilled_at_ns).saturating_mul(PER_SECOND) / 1_000_000;
         if gained > 0 {
-            self.left = (self.left + gained).min(BURST * 1000);
-            self.refilled_at_ns = now_ns;
+            account.left = (account.left + gained).min(BURST * 1000);
+            account.refilled_at_ns = now_ns;
         }
-    }
-
-    fn take(&mut self) -> bool {
-        let enough = self.left >= 1000;
-        self.left = if enough { self.left - 1000 } else { self.left };
+        let enough = account.left >= 1000;
+        account.left -= if enough { 1000 } else { 0 };
         enough
     }
 }
@@ -51,7 +56,7 @@ impl ErrorBudget {
 /// Tells the sender of a packet why it did not get through. The error comes from the address that the packet was sent to: the one
 /// address that the sender surely has a route from and expects to hear of.
 pub fn send(graph: &mut Graph, transit: &Transit, message: ErrorMessage, outbox: &mut Vec<(EndpointKey, Packet)>) {
-    if !graph.errors.take() {
+    if !graph.errors.take(transit.sender.slot, graph.clock.mono_ns) {
         return;
     }
     let headers = &transit.headers;
@@ -89,7 +94,13 @@ fn run(
     if party != transit.sender && (party.slot.is_endpoint() || transit.sender.slot.is_endpoint()) {
         refuse!(DropReason::UnrelatedIcmp);
     }
-    let tracked = Tracked { entry: Some(id), direction: quoted_direction.reverse(), destination: entry.destination };
+    let tracked = Tracked {
+        entry: Some(id),
+        direction: quoted_direction.reverse(),
+        destination: entry.destination,
+        tcp: entry.tcp,
+        l7: None,
+    };
     if let Err((_, _, refusal)) = decision::run(graph, &transit, tracked) {
         return Err((Box::new(transit), refusal));
     }

@@ -123,38 +123,56 @@ fn handshake(graph: &mut Graph, transit: &Transit, tcp: &TcpHeader, decided: &De
     };
     let timestamp = options.timestamps.map(|t| t.value);
     let next = tcp.seq.wrapping_add(1);
-    let flow = entry.l7.and_then(|index| graph.l7.get_mut(index));
-    match (decided.direction, flow) {
-        (FlowDirection::Original, None) => {
-            let Some(index) = graph.l7.begin(next) else { return Outcome::Refuse(DropReason::L7Capacity) };
-            if let Some(flow) = graph.l7.get_mut(index) {
-                flow.client_timestamp = timestamp;
+    if decided.direction == FlowDirection::Original && entry.l7.is_none() {
+        // A connection that was open before its rules came is not made judgeable by another SYN.
+        if entry.tcp.is_synchronised() {
+            return Outcome::Unknown;
+        }
+        let Some(index) = graph.l7.begin(transit.sender.slot, next) else {
+            return Outcome::Refuse(DropReason::L7Capacity);
+        };
+        if let Some(entry) = graph.conntrack.get_mut(decided.entry) {
+            entry.l7 = Some(index);
+        }
+        if let Some(flow) = graph.l7.get_mut(index) {
+            flow.client_timestamp = timestamp;
+        }
+        return Outcome::Pass;
+    }
+    let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else { return Outcome::Unknown };
+    match (decided.direction, flow.phase) {
+        (_, Phase::Closed) => Outcome::Refuse(DropReason::L7Closed),
+        // Nobody has answered yet: the client may begin anew, and only the SYN-ACK to this SYN opens the gate.
+        (FlowDirection::Original, Phase::SynSeen { .. }) => {
+            flow.phase = Phase::SynSeen { client_next: next };
+            flow.client_timestamp = timestamp;
+            Outcome::Pass
+        }
+        (FlowDirection::Original, Phase::Open { client_next, .. }) => {
+            flow.pending = (client_next != next).then_some(next);
+            Outcome::Pass
+        }
+        (FlowDirection::Reply, Phase::SynSeen { client_next }) => {
+            if tcp.ack != client_next || !flow.open(client_next, next) {
+                return Outcome::Refuse(DropReason::InvalidTcp);
             }
-            if let Some(entry) = graph.conntrack.get_mut(decided.entry) {
-                entry.l7 = Some(index);
+            flow.server_timestamp = timestamp;
+            flow.server_window = tcp.window;
+            if timestamp.is_none() {
+                flow.client_timestamp = None;
             }
             Outcome::Pass
         }
-        (FlowDirection::Original, Some(flow)) => match flow.phase {
-            // Another sequence number than the server may have: the two would disagree about where the stream begins.
-            Phase::SynSeen { client_next } | Phase::Open { client_next, .. } if client_next == next => Outcome::Pass,
-            _ => Outcome::Refuse(DropReason::InvalidTcp),
-        },
-        (FlowDirection::Reply, None) => Outcome::Unknown,
-        (FlowDirection::Reply, Some(flow)) => match flow.phase {
-            Phase::SynSeen { client_next } if tcp.ack == client_next => {
-                flow.phase = Phase::Open { client_next, server_next: next };
-                flow.gate.reset(client_next, next);
+        (FlowDirection::Reply, Phase::Open { client_next, server_next }) => {
+            let is_repeated = tcp.ack == client_next && server_next == next;
+            // The server answers the pending SYN: it has forgotten the connection, and this one takes its place.
+            let is_new = flow.pending == Some(tcp.ack) && flow.open(tcp.ack, next);
+            if is_new {
                 flow.server_timestamp = timestamp;
-                flow.server_window = tcp.window;
-                if timestamp.is_none() {
-                    flow.client_timestamp = None;
-                }
-                Outcome::Pass
+                flow.client_timestamp = timestamp.and(flow.client_timestamp);
             }
-            Phase::Open { client_next, server_next } if tcp.ack == client_next && server_next == next => Outcome::Pass,
-            _ => Outcome::Refuse(DropReason::InvalidTcp),
-        },
+            if is_repeated || is_new { Outcome::Pass } else { Outcome::Refuse(DropReason::InvalidTcp) }
+        }
     }
 }
 
@@ -182,10 +200,20 @@ fn judge(
         Phase::Open { .. } => {}
         Phase::Closed => return Outcome::Refuse(DropReason::L7Closed),
         Phase::SynSeen { .. } if tcp.flags.has(TcpFlags::RST) => return Outcome::Pass,
+        // A server that has an older connection says so, and the client resets that one.
+        Phase::SynSeen { .. }
+            if decided.direction == FlowDirection::Reply
+                && transit.headers.payload_len() == 0
+                && !tcp.flags.has(TcpFlags::FIN) =>
+        {
+            return Outcome::Pass;
+        }
         Phase::SynSeen { .. } => return Outcome::Refuse(DropReason::InvalidTcp),
     }
     if tcp.flags.has(TcpFlags::RST) {
-        return Outcome::Pass;
+        // A reset that the server ignores would end the judgement of a connection that goes on.
+        let is_exact = decided.direction == FlowDirection::Reply || tcp.seq == flow.gate.client_next();
+        return if is_exact { Outcome::Pass } else { Outcome::Refuse(DropReason::InvalidTcp) };
     }
     let mut slices: [&[u8]; MAX_CHAIN] = [&[]; MAX_CHAIN];
     let mut skip = transit.headers.payload_offset();

@@ -8,7 +8,9 @@ use crate::flow::{FlowKey, Peer};
 use crate::graph::{Graph, Refusal, Transit};
 use crate::interface::InterfaceKind;
 use crate::wire::checksum::L4Checksum;
+use crate::wire::icmp::Echo;
 use crate::wire::nd::NdMessage;
+use crate::wire::array_at;
 use crate::wire::packet::{Headers, IcmpBody, IpHeaders, L4, claimed_addresses};
 use crate::wire::quoted::{QuotedL4, QuotedPacket};
 use crate::xsk::Packet;
@@ -58,12 +60,12 @@ pub fn run(
     if checksum == Some(L4Checksum::Bad) {
         return unparsed(graph, packet, sender, DropReason::BadChecksum);
     }
+    let checksum = checksum.unwrap_or_else(|| fragment_checksum(&headers, graph.frames.linear(&packet)));
     let transit = Transit {
         packet,
         sender,
         headers,
-        // A fragment's checksum covers bytes that are elsewhere: it is full, and is kept right by difference.
-        checksum: checksum.unwrap_or(L4Checksum::Valid),
+        checksum,
         key: FlowKey::UNSPECIFIED,
         hash: 0,
         translated: None,
@@ -80,11 +82,24 @@ pub fn run(
     }
 }
 
+/// A fragment's checksum covers bytes that are elsewhere: it is taken for full and kept right by difference, unless UDP has none.
+fn fragment_checksum(headers: &IpHeaders, linear: &[u8]) -> L4Checksum {
+    let field = headers.l4_checksum_offset().and_then(|at| array_at(linear, at));
+    match (headers.l4, field) {
+        (L4::Udp { .. }, Some([0, 0])) => L4Checksum::Absent,
+        _ => L4Checksum::Valid,
+    }
+}
+
 /// Names the packet's flow and translates it if its destination is a service.
 pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: &mut Vec<Transit>) {
     transit.key = sent;
     if transit.sender.slot.is_endpoint() && quoted(&transit.headers).is_none() {
-        let begins = matches!(transit.headers.l4, L4::Tcp(tcp) if tcp.flags.begins());
+        let begins = match transit.headers.l4 {
+            L4::Tcp(tcp) => tcp.flags.begins(),
+            L4::LaterFragment => false,
+            L4::Udp { .. } | L4::Icmp { .. } => true,
+        };
         let services = &graph.snapshot.services;
         let slot = transit.sender.slot;
         match graph.translations.translate(services, &graph.conntrack, slot, &sent, begins) {
@@ -115,8 +130,7 @@ pub fn quoted(headers: &IpHeaders) -> Option<QuotedPacket> {
 pub(super) fn flow_key(headers: &IpHeaders) -> Result<FlowKey, DropReason> {
     let (source, destination) = match headers.l4 {
         L4::Tcp(_) | L4::Udp { .. } => headers.ports(),
-        // One identifier on both sides: request and reply then have mirrored keys.
-        L4::Icmp { body: IcmpBody::Echo(echo), .. } => (echo.id, echo.id),
+        L4::Icmp { body: IcmpBody::Echo(echo), .. } => echo_ports(echo),
         L4::Icmp { body: IcmpBody::Error(quoted), .. } => return Ok(quoted_key(&quoted)),
         // Timestamp, multicast listener reports and the like: nothing to track them by.
         L4::Icmp { .. } | L4::LaterFragment => return Err(DropReason::UnknownL4),
@@ -128,12 +142,18 @@ pub(super) fn flow_key(headers: &IpHeaders) -> Result<FlowKey, DropReason> {
     })
 }
 
+/// The identifier is the port of the side that asks: request and reply have mirrored keys, and the other side's own requests with
+/// the same identifier are another flow.
+const fn echo_ports(echo: Echo) -> (u16, u16) {
+    if echo.is_request { (echo.id, 0) } else { (0, echo.id) }
+}
+
 fn quoted_key(quoted: &QuotedPacket) -> FlowKey {
     let (source, destination) = match quoted.l4 {
         QuotedL4::Tcp { source_port, destination_port, .. } | QuotedL4::Udp { source_port, destination_port } => {
             (source_port, destination_port)
         }
-        QuotedL4::Echo(echo) => (echo.id, echo.id),
+        QuotedL4::Echo(echo) => echo_ports(echo),
     };
     FlowKey {
         source: Peer::new(quoted.source, source),

@@ -8,7 +8,6 @@ use policy::{
     Decision, Direction, DropReason, EndpointKey, EndpointPolicy, Identity, Slot, Snapshot,
 };
 
-use super::conntrack::first_state;
 use crate::conntrack::entry::Stamp;
 use crate::conntrack::{Entry, EntryId, EntryVerdict, InsertError};
 use crate::event::FlowEventKind;
@@ -24,7 +23,7 @@ pub type Refused = (Identity, Identity, Refusal);
 /// The flow may not pass.
 pub fn run(graph: &mut Graph, transit: &Transit, tracked: Tracked) -> Result<Decided, Refused> {
     let id = match tracked.entry {
-        None => begin(graph, transit, tracked.destination)?,
+        None => begin(graph, transit, &tracked)?,
         Some(id) => {
             renew(graph, transit, id)?;
             id
@@ -46,14 +45,26 @@ pub fn run(graph: &mut Graph, transit: &Transit, tracked: Tracked) -> Result<Dec
 }
 
 /// Decides a new flow and, if it may pass, adds its entry.
-fn begin(graph: &mut Graph, transit: &Transit, destination: EndpointKey) -> Result<EntryId, Refused> {
-    let mut entry = Entry::new(transit.key, transit.sender, destination);
+fn begin(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryId, Refused> {
+    let begun = add(graph, transit, tracked);
+    if let (Err(_), Some(index)) = (&begun, tracked.l7) {
+        graph.l7.release(index);
+    }
+    begun
+}
+
+fn add(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryId, Refused> {
+    let mut entry = Entry::new(transit.key, transit.sender, tracked.destination);
     entry.translation = transit.translated.map(|translated| translated.translation);
     entry.hairpin = transit.translated.is_some_and(|translated| translated.hairpin);
-    entry.tcp = first_state(transit);
+    entry.tcp = tracked.tcp;
     let (source, destination, outcome) = decide(&graph.snapshot, &entry);
     let judged = outcome.map_err(|refusal| (source, destination, refusal))?;
     judged.stamp_on(&mut entry, source, destination);
+    if transit.translated.is_some() && !graph.translations.has_room(transit.sender.slot) {
+        return Err((source, destination, DropReason::NoNatMapping.into()));
+    }
+    entry.l7 = tracked.l7.filter(|_| matches!(entry.verdict, EntryVerdict::AllowHttp { .. }));
     let id = graph.conntrack.insert(entry, graph.clock.seconds()).map_err(|error| {
         let reason = match error {
             InsertError::Full => DropReason::ConntrackFull,
@@ -61,6 +72,12 @@ fn begin(graph: &mut Graph, transit: &Transit, destination: EndpointKey) -> Resu
         };
         (source, destination, reason.into())
     })?;
+    if let Some(translated) = &transit.translated {
+        graph.translations.keep(transit.sender.slot, translated);
+    }
+    if let (Some(index), None) = (tracked.l7, entry.l7) {
+        graph.l7.release(index);
+    }
     graph.report(graph.event(transit, source, destination, judged.event));
     Ok(id)
 }
@@ -87,6 +104,12 @@ fn renew(graph: &mut Graph, transit: &Transit, id: EntryId) -> Result<(), Refuse
     match outcome {
         Ok(judged) => {
             judged.stamp_on(&mut entry, source, destination);
+            if !matches!(entry.verdict, EntryVerdict::AllowHttp { .. })
+                && let Some(index) = entry.l7.take()
+            {
+                // What passes from now on is not judged: should rules come back, the flow is one that nobody has seen.
+                graph.l7.release(index);
+            }
             if before != entry.verdict {
                 graph.report(graph.event(transit, source, destination, judged.event));
             }

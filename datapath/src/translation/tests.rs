@@ -45,7 +45,7 @@ impl Fixture {
 
 #[test]
 fn other_destinations_are_left_alone() {
-    let mut f = Fixture::new();
+    let f = Fixture::new();
     let mut key = sent("10.244.0.7", 4000, 80);
     key.destination = peer("10.244.0.9", 80);
     assert_eq!(f.translations.translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true), Ok(None));
@@ -57,10 +57,12 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
     let services = services(&["10.244.0.4", "10.244.0.5", "10.244.0.6"]);
     let key = sent("10.244.0.7", 4000, 80);
     let first = f.translations.translate(&services, &f.conntrack, CLIENT, &key, true).unwrap().unwrap();
+    f.translations.keep(CLIENT, &first);
     assert_eq!((first.key.source, first.key.destination.port), (key.source, 5000));
     assert_eq!(first.translation.frontend, key.destination);
     f.track(first.key, Some(first.translation), TcpState::Established);
     for _ in 0..20 {
+        f.translations.begin_batch();
         let again = f.translations.translate(&services, &f.conntrack, CLIENT, &key, false);
         assert_eq!(again, Ok(Some(first)));
     }
@@ -93,7 +95,7 @@ fn unknown_port_and_no_backend_have_their_own_reasons() {
 
 #[test]
 fn pod_that_reaches_itself_appears_under_the_hairpin_address() {
-    let mut f = Fixture::new();
+    let f = Fixture::new();
     let key = sent("10.244.0.5", 4000, 80);
     let to = f.translations.translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true).unwrap().unwrap();
     assert!(to.hairpin);
@@ -118,20 +120,38 @@ fn client_port_changes_when_the_backend_could_not_tell_two_flows_apart() {
 }
 
 #[test]
-fn full_table_refuses_and_forgetting_makes_room() {
+fn packets_of_one_batch_that_begin_a_flow_choose_the_same_backend() {
+    let f = Fixture::new();
+    let services = services(&["10.244.0.4", "10.244.0.5", "10.244.0.6"]);
+    let key = sent("10.244.0.7", 4000, 80);
+    let choose = || f.translations.translate(&services, &f.conntrack, CLIENT, &key, true);
+    assert_eq!(choose(), choose());
+}
+
+#[test]
+fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
     let mut f = Fixture::new();
+    f.translations = Translations::new(64, 42);
     let services = services(&["10.244.0.5"]);
     let mut last = None;
-    for port in 0..8 {
-        let key = sent("10.244.0.7", 4000 + port, 80);
+    let mut port = 4000;
+    while f.translations.has_room(CLIENT) {
+        let key = sent("10.244.0.7", port, 80);
         last = f.translations.translate(&services, &f.conntrack, CLIENT, &key, true).unwrap();
+        f.translations.keep(CLIENT, &last.unwrap());
+        port += 1;
     }
-    let extra = sent("10.244.0.7", 5000, 80);
-    assert_eq!(
-        f.translations.translate(&services, &f.conntrack, CLIENT, &extra, true),
-        Err(DropReason::NoNatMapping)
-    );
+    assert_eq!(f.translations.len(), 56, "an eighth is reserved");
+    assert!(f.translations.has_room(Slot(9)));
     let last = last.unwrap();
     f.translations.forget(CLIENT, &last.key, &last.translation);
-    assert!(f.translations.translate(&services, &f.conntrack, CLIENT, &extra, true).is_ok());
+    assert!(f.translations.has_room(CLIENT));
+}
+
+#[test]
+fn segment_without_connection_is_not_translated() {
+    let f = Fixture::new();
+    let key = sent("10.244.0.7", 4000, 80);
+    let to = f.translations.translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, false);
+    assert_eq!(to, Err(DropReason::Midstream));
 }

@@ -6,7 +6,7 @@ use super::{FRAME_BYTES, FRAME_CAPACITY, HEADROOM_BYTES, MAX_CHAIN};
 
 /// Identifies one set of rings as an owner of frames; never reused while it owns any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IoId(pub u16);
+pub struct IoId(pub u32);
 
 /// Who holds a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

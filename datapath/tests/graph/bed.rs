@@ -120,7 +120,7 @@ pub struct Bed {
     pub services: Vec<Service>,
     revision: u64,
     pub ipcache_generation: u64,
-    next_io: u16,
+    next_io: u32,
 }
 
 impl Bed {

@@ -189,10 +189,14 @@ fn syn_ack_that_acknowledges_another_syn_does_not_open_the_gate() {
     other.client.seq = other.client.seq.wrapping_sub(5);
     bed.send(B.key(), &other.from_server(SYN_ACK, &[]));
     assert!(bed.got_nothing());
-    // A second SYN with another number would let judge and server disagree about where the request begins.
+    // A second SYN with another number makes the server's answer to the first one worthless: judge and server would disagree about
+    // where the request begins.
     other.client.seq = conn.client.seq.wrapping_sub(6);
     bed.send(A.key(), &other.from_client(TcpFlags::SYN, &[]));
+    bed.got_one(B.key());
+    bed.send(B.key(), &conn.from_server(SYN_ACK, &[]));
     assert!(bed.got_nothing());
+    assert_eq!(bed.dropped(DropReason::InvalidTcp), 2);
 }
 
 #[test]

@@ -35,13 +35,28 @@ fn both_directions_find_the_entry() {
 fn full_capacity_is_reached_and_then_refused() {
     let mut table = Conntrack::new(10_000, u32::MAX, FlowHasher::random());
     for n in 0..10_000 {
-        assert!(insert(&mut table, n, 8, 0).is_ok(), "flow {n} of 10000 did not fit");
+        assert!(insert(&mut table, n, slot(n), 0).is_ok(), "flow {n} of 10000 did not fit");
     }
     assert_eq!(insert(&mut table, 10_000, 8, 0), Err(InsertError::Full));
     assert_eq!(table.len(), 10_000);
     for n in 0..10_000 {
         assert!(table.lookup(&key(n), table.hash(&key(n))).is_some());
     }
+}
+
+/// Slots in turn, so that each holds few flows when the reserve is reached.
+fn slot(n: u32) -> u16 {
+    8 + u16::try_from(n % 3000).unwrap()
+}
+
+#[test]
+fn one_sender_leaves_the_reserve_to_others() {
+    let mut table = Conntrack::new(64, u32::MAX, FlowHasher::random());
+    let taken = (0..64).take_while(|n| insert(&mut table, *n, 1, 0).is_ok()).count();
+    assert_eq!(taken, 56, "an eighth is reserved");
+    assert!(insert(&mut table, 100, 8, 0).is_ok());
+    assert_eq!(insert(&mut table, 101, 8, 0), Err(InsertError::Quota), "one each");
+    assert!(insert(&mut table, 101, 9, 0).is_ok());
 }
 
 #[test]
@@ -106,7 +121,7 @@ proptest! {
             match op {
                 Op::Insert(n) => {
                     if oracle.contains_key(&n) { continue; }
-                    match insert(&mut table, n, 8, now) {
+                    match insert(&mut table, n, slot(n), now) {
                         Ok(id) => { oracle.insert(n, (id, now)); }
                         Err(error) => {
                             prop_assert_eq!(error, InsertError::Full);

@@ -1,0 +1,54 @@
+//! Shares of a bounded table: no interface can take the last places from the others.
+//!
+//! Of `capacity` places an eighth is reserved: only interfaces that hold few get in there. So whoever floods a table, a pod or the
+//! outside, is refused while every other interface can still begin something.
+
+use policy::Slot;
+
+/// Slots that are counted.
+const SLOTS: usize = 4096;
+
+/// Who holds how many places of one table.
+#[derive(Debug)]
+pub struct Reservation {
+    held: Vec<u32>,
+    /// Places that are left to interfaces with few.
+    reserve: usize,
+    /// What "few" is.
+    few: u32,
+}
+
+impl Reservation {
+    /// Shares of a table with `capacity` places.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let reserve = capacity / 8;
+        Self { held: vec![0; SLOTS], reserve, few: u32::try_from(reserve / 128).unwrap_or(u32::MAX).max(1) }
+    }
+
+    /// Places that the slot holds.
+    #[must_use]
+    pub fn held(&self, slot: Slot) -> u32 {
+        self.held.get(slot.index()).copied().unwrap_or(0)
+    }
+
+    /// Whether the slot may take one of the `free` places.
+    #[must_use]
+    pub fn admits(&self, slot: Slot, free: usize) -> bool {
+        free > self.reserve || free > 0 && self.held(slot) < self.few
+    }
+
+    /// The slot took a place.
+    pub fn take(&mut self, slot: Slot) {
+        if let Some(held) = self.held.get_mut(slot.index()) {
+            *held += 1;
+        }
+    }
+
+    /// The slot gave a place back.
+    pub fn give_back(&mut self, slot: Slot) {
+        if let Some(held) = self.held.get_mut(slot.index()) {
+            *held = held.saturating_sub(1);
+        }
+    }
+}
