@@ -192,7 +192,8 @@ mod oracle {
             }
             fields.push(&window[start..at]);
         }
-        match judge_fields(&fields, is_11, authority.as_deref()) {
+        let no_body = method == "GET" || method == "HEAD";
+        match judge_fields(&fields, is_11, authority.as_deref(), no_body) {
             Ok((length, persistent)) => Head::Decided {
                 end: at,
                 method,
@@ -315,6 +316,7 @@ mod oracle {
         fields: &[&[u8]],
         is_11: bool,
         authority: Option<&str>,
+        no_body: bool,
     ) -> Result<(Option<usize>, bool), DropReason> {
         if fields.len() > 100 {
             return Err(HttpMalformed);
@@ -387,6 +389,7 @@ mod oracle {
             || codings.len() > 1
             || codings.iter().any(|c| *c != "chunked" || !is_11)
             || (!lengths.is_empty() && !codings.is_empty())
+            || (no_body && (!codings.is_empty() || lengths.iter().any(|l| l.parse() != Ok(0))))
             || expects.len() > 1
             || expects.iter().any(|e| *e != "100-continue")
             || options

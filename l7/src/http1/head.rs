@@ -67,6 +67,9 @@ pub enum HeadError {
     /// `Connection` names a field that frames or routes the request.
     #[error("connection option that removes framing")]
     Connection,
+    /// A body on GET or HEAD: servers that ignore it (RFC 9110, 9.3.1, gives it no meaning) read its bytes as the next request.
+    #[error("body on GET or HEAD")]
+    UnexpectedBody,
     /// `CONNECT`.
     #[error("CONNECT is not allowed")]
     Connect,
@@ -318,6 +321,9 @@ pub(crate) fn parse_fields(bytes: &[u8], line: &LineView<'_>) -> Result<Fields, 
         (None, true) => Framing::Chunked,
         (length, false) => Framing::Length(length.unwrap_or(0)),
     };
+    if framing != Framing::Length(0) && matches!(line.method, b"GET" | b"HEAD") {
+        return Err(HeadError::UnexpectedBody);
+    }
     // Last, because it is the only rule that a well-formed head breaks.
     if options.upgrade {
         return Err(HeadError::Upgrade);
