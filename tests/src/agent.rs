@@ -77,6 +77,8 @@ pub struct EndpointStatus {
     pub is_ready: bool,
     /// How XDP runs.
     pub mode: Option<String>,
+    /// Packets from or to the pod that sluice dropped.
+    pub dropped: u64,
 }
 
 /// A worker thread.

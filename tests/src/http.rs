@@ -15,12 +15,36 @@ use crate::wait;
 /// Between two looks of the server's thread at its flag.
 const TICK: Duration = Duration::from_millis(5);
 
-/// What a server has seen.
+/// What came by a server's connections.
 #[derive(Debug, Default)]
 struct Seen {
-    requests: Mutex<Vec<String>>,
-    bytes: Mutex<Vec<u8>>,
+    connections: Mutex<Vec<(SocketAddr, Received)>>,
     stop: AtomicBool,
+}
+
+/// What a server received.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Paths of the requests that it answered.
+    pub requests: Vec<String>,
+    /// Every byte, before anyone interpreted it.
+    pub bytes: Vec<u8>,
+    is_over: bool,
+}
+
+impl Seen {
+    /// The record of the connection from `peer`; a later one from there goes on with it.
+    fn record<T>(&self, peer: SocketAddr, work: impl FnOnce(&mut Received) -> T) -> T {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = connections
+            .iter()
+            .position(|(known, _)| *known == peer)
+            .unwrap_or_else(|| {
+                connections.push((peer, Received::default()));
+                connections.len() - 1
+            });
+        work(&mut connections[at].1)
+    }
 }
 
 /// A server inside a namespace; it ends when dropped.
@@ -44,9 +68,10 @@ impl Server {
         thread::spawn(move || {
             while !seen.stop.load(Ordering::Relaxed) {
                 match listener.accept() {
-                    Ok((stream, _)) => {
+                    Ok((stream, peer)) => {
                         let seen = Arc::clone(&seen);
-                        thread::spawn(move || serve(stream, &seen));
+                        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                        thread::spawn(move || serve(stream, peer, &seen));
                     }
                     Err(_) => thread::sleep(TICK),
                 }
@@ -55,16 +80,36 @@ impl Server {
         Ok(server)
     }
 
-    /// Paths of the requests so far; the list starts anew.
-    #[must_use]
-    pub fn take_requests(&self) -> Vec<String> {
-        std::mem::take(&mut *self.seen.requests.lock().unwrap_or_else(PoisonError::into_inner))
+    /// All that came by the connection from `peer`, once the server has seen its end; the record starts anew.
+    ///
+    /// # Errors
+    /// The connection does not begin or end.
+    pub fn ended(&self, peer: SocketAddr) -> Result<Received> {
+        wait::until(&format!("the connection from {peer} is over"), wait::LONG, || {
+            let is_over = self.seen.record(peer, |received| received.is_over);
+            Ok(is_over.then(|| self.seen.record(peer, std::mem::take)))
+        })
     }
 
-    /// Every byte received so far; the list starts anew.
+    /// The bytes that have come by the connection from `peer` so far.
     #[must_use]
-    pub fn take_bytes(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.seen.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn bytes_from(&self, peer: SocketAddr) -> Vec<u8> {
+        self.seen.record(peer, |received| received.bytes.clone())
+    }
+
+    /// Paths of all requests so far; the records start anew.
+    #[must_use]
+    pub fn take_requests(&self) -> Vec<String> {
+        let mut connections = self
+            .seen
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let records = std::mem::take(&mut *connections);
+        records
+            .into_iter()
+            .flat_map(|(_, received)| received.requests)
+            .collect()
     }
 }
 
@@ -75,29 +120,27 @@ impl Drop for Server {
 }
 
 /// Copies what it reads to the server's record before anyone interprets it.
-struct Recorder<'a>(&'a TcpStream, &'a Seen);
+struct Recorder<'a>(&'a TcpStream, SocketAddr, &'a Seen);
 
 impl Read for Recorder<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.0.read(buffer)?;
-        self.1
-            .bytes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(&buffer[..len]);
+        self.2
+            .record(self.1, |received| received.bytes.extend(&buffer[..len]));
         Ok(len)
     }
 }
 
-fn serve(stream: TcpStream, seen: &Seen) {
+fn serve(stream: TcpStream, peer: SocketAddr, seen: &Seen) {
     // A connection that breaks is the client's business.
-    let _broken = serve_connection(&stream, seen);
+    let _broken = serve_connection(&stream, peer, seen);
+    seen.record(peer, |received| received.is_over = true);
 }
 
-fn serve_connection(stream: &TcpStream, seen: &Seen) -> Result<()> {
+fn serve_connection(stream: &TcpStream, peer: SocketAddr, seen: &Seen) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(wait::LONG))?;
-    let mut reader = BufReader::new(Recorder(stream, seen));
+    let mut reader = BufReader::new(Recorder(stream, peer, seen));
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -106,10 +149,7 @@ fn serve_connection(stream: &TcpStream, seen: &Seen) -> Result<()> {
         let path = line.split(' ').nth(1).context("no path")?.to_owned();
         let body = read_headers(&mut reader)?;
         io::copy(&mut (&mut reader).take(body), &mut io::sink())?;
-        seen.requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(path.clone());
+        seen.record(peer, |received| received.requests.push(path.clone()));
         let body = format!("served {path}\n");
         write!(
             &*stream,
@@ -194,6 +234,14 @@ impl Client {
     #[must_use]
     pub fn stream(&self) -> &TcpStream {
         self.reader.get_ref()
+    }
+
+    /// The client's own end, by which a server knows it.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.stream().local_addr()?)
     }
 
     /// Sends a request without a body.

@@ -20,7 +20,16 @@ impl Losses {
     /// A pod is gone, or the agent does not answer.
     pub fn count(agent: &Agent, node: &Netns, pods: &[&Pod]) -> Result<Self> {
         let mut places = BTreeMap::new();
-        places.insert("sluice".to_owned(), agent.drops()?.total());
+        let names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
+        let of_pods = agent
+            .status()?
+            .endpoints
+            .into_iter()
+            .filter(|endpoint| names.contains(&endpoint.pod.to_string().as_str()));
+        places.insert(
+            "sluice".to_owned(),
+            of_pods.map(|endpoint| endpoint.dropped).sum(),
+        );
         for pod in pods {
             let (device, sockets) = pod
                 .netns

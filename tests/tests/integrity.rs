@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use sluice_e2e::http::{self, Client, Response, Server};
+use sluice_e2e::http::{self, Client, Received, Response, Server};
 use sluice_e2e::loss::Losses;
 use sluice_e2e::suite::{self, Bed};
 use sluice_e2e::{Lab, Pod, cases, wait};
@@ -169,8 +169,14 @@ impl Integrity {
         Ok(line.split(' ').next().context("no digest")?.to_owned())
     }
 
+    /// Closes a connection; what the server has received by it.
+    fn ended(&self, client: Client) -> Result<Received> {
+        let peer = client.address()?;
+        drop(client);
+        self.records.ended(peer)
+    }
+
     fn connect(&self, address: SocketAddr) -> Result<Client> {
-        drop((self.records.take_requests(), self.records.take_bytes()));
         Client::connect(&self.client.netns, address)
     }
 }
@@ -214,9 +220,10 @@ fn request_in_segments_of_one_byte_is_answered(bed: &mut Integrity) -> Result<()
             send_by_bytes(&client, &http::request("/allowed"))?;
             ensure!(client.response()? == Response::served("/allowed"));
         }
-        ensure!(bed.records.take_requests() == ["/allowed"; 3]);
+        let received = bed.ended(client)?;
+        ensure!(received.requests == ["/allowed"; 3]);
         ensure!(
-            bed.records.take_bytes() == http::request("/allowed").repeat(3).as_bytes(),
+            received.bytes == http::request("/allowed").repeat(3).as_bytes(),
             "bytes differ"
         );
     }
@@ -229,8 +236,9 @@ fn denied_request_in_segments_of_one_byte_never_reaches_the_server(bed: &mut Int
         // The connection may be closed before the last byte is written.
         let _closed = send_by_bytes(&client, &http::request("/denied"));
         ensure!(client.response()? == Response::denied());
+        let peer = client.address()?;
         ensure!(client.rest()?.is_empty(), "something follows the denial");
-        ensure!(bed.records.take_requests().is_empty());
+        ensure!(bed.records.ended(peer)?.requests.is_empty());
     }
     Ok(())
 }
@@ -238,6 +246,7 @@ fn denied_request_in_segments_of_one_byte_never_reaches_the_server(bed: &mut Int
 fn second_of_two_pipelined_requests_is_denied(bed: &mut Integrity) -> Result<()> {
     for address in bed.server.at(RECORDS_PORT) {
         let client = bed.connect(address)?;
+        let peer = client.address()?;
         let both = http::request("/allowed") + &http::request("/denied");
         client.stream().write_all(both.as_bytes())?;
         // The response to the first may come whole, in part or be cut off by the reset; of the second nothing may come but 403.
@@ -250,10 +259,10 @@ fn second_of_two_pipelined_requests_is_denied(bed: &mut Integrity) -> Result<()>
                 .is_some_and(|second| second.starts_with("HTTP/1.1 403 "))
             || rest.starts_with("HTTP/1.1 403 ");
         ensure!(is_known, "{rest:?}");
-        let bytes = bed.records.take_bytes();
-        let text = String::from_utf8_lossy(&bytes);
+        let received = bed.records.ended(peer)?;
+        let text = String::from_utf8_lossy(&received.bytes);
         ensure!(!text.contains("denied"), "the server has got {text:?}");
-        ensure!(!bed.records.take_requests().contains(&"/denied".to_owned()));
+        ensure!(!received.requests.contains(&"/denied".to_owned()));
     }
     Ok(())
 }
@@ -261,6 +270,7 @@ fn second_of_two_pipelined_requests_is_denied(bed: &mut Integrity) -> Result<()>
 fn every_request_of_a_connection_is_judged(bed: &mut Integrity) -> Result<()> {
     for address in bed.server.at(RECORDS_PORT) {
         let mut client = bed.connect(address)?;
+        let peer = client.address()?;
         for _ in 0..10 {
             ensure!(client.get("/allowed")? == Response::served("/allowed"));
         }
@@ -269,8 +279,9 @@ fn every_request_of_a_connection_is_judged(bed: &mut Integrity) -> Result<()> {
             client.rest()?.is_empty(),
             "the connection goes on after the denial"
         );
-        ensure!(bed.records.take_requests() == ["/allowed"; 10]);
-        let bytes = bed.records.take_bytes();
+        let received = bed.records.ended(peer)?;
+        ensure!(received.requests == ["/allowed"; 10]);
+        let bytes = received.bytes;
         let wanted = http::request("/allowed").repeat(10);
         ensure!(
             bytes == wanted.as_bytes(),

@@ -214,12 +214,25 @@ fn killed_agent_lets_nothing_pass(bed: &mut Lifecycle) -> Result<()> {
     let mut client = http::Client::connect(&bed.friend.netns, bed.server.at4(HTTP_PORT))?;
     ensure!(client.get("/")? == Response::served("/"));
     drop(bed.http.take_requests());
+    // Whoever has never asked for its gateway's address would not even send later.
+    let places = [
+        bed.friend.netns.clone(),
+        bed.stranger.netns.clone(),
+        bed.lab.node(),
+        bed.lab.outside(),
+    ];
+    let tap = bed.server.tap()?;
+    for place in &places {
+        for address in bed.server.addresses() {
+            drop(fence(place, address, &tap)?);
+        }
+    }
     bed.lab.run(&["agent", "kill"])?;
 
     let taps = [bed.server.tap()?, bed.friend.tap()?];
     // An established connection, pods among each other, the node and the outside: all of it ends at an empty slot.
     client.send("/")?;
-    let (lab, node) = (&bed.lab, bed.lab.node());
+    let lab = &bed.lab;
     let doors = [
         &bed.friend.veth,
         &bed.stranger.veth,
@@ -249,12 +262,6 @@ fn killed_agent_lets_nothing_pass(bed: &mut Lifecycle) -> Result<()> {
         .into_iter()
         .flat_map(|port| bed.server.at(port))
         .collect();
-    let places = [
-        bed.friend.netns.clone(),
-        bed.stranger.netns.clone(),
-        node,
-        lab.outside(),
-    ];
     for (place, (door, before)) in places.iter().zip(doors.into_iter().zip(before)) {
         let mut sent = 0;
         for target in &targets {

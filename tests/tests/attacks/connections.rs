@@ -122,16 +122,13 @@ pub fn segments_that_rewrite_judged_bytes_are_dropped(bed: &mut Attacks) -> Resu
     let (netns, server) = (friend.netns_name.clone(), bed.server.netns_name.clone());
     bed.lab.on_node(&["ip", "netns", "exec", &netns, "nft", table])?;
     for (port, to) in (34_000..).zip(bed.server.at(HTTP_PORT)) {
-        drop((bed.guarded.take_bytes(), bed.guarded.take_requests()));
         let client = RawClient::connect(friend, port, to)?;
         let (seq, push) = (client.seq, packets::ACK | packets::PSH);
         let head = b"GET / HTTP/1.1\r\nHost: ";
         let end = seq + u32::try_from(head.len())?;
         client.send_at(seq, push, head)?;
-        let mut received = Vec::new();
         wait::until("the first part arrives", wait::LONG, || {
-            received.extend(bed.guarded.take_bytes());
-            Ok((received.len() == head.len()).then_some(()))
+            Ok((bed.guarded.bytes_from(client.from) == head).then_some(()))
         })?;
         // Other bytes in the place of acknowledged ones: the server must not take them.
         client.send_at(seq, push, b"GET /secret HTTP/1.1\r\n")?;
@@ -142,16 +139,16 @@ pub fn segments_that_rewrite_judged_bytes_are_dropped(bed: &mut Attacks) -> Resu
         })?;
         // The true rest completes the request: nothing of the above was taken in.
         client.send_at(end, push, b"lab\r\n\r\n")?;
-        wait::until_equal("the request is served", &vec!["/".to_owned()], || {
-            Ok(bed.guarded.take_requests())
+        let whole = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
+        wait::until("the request is complete", wait::LONG, || {
+            Ok((bed.guarded.bytes_from(client.from).len() >= whole.len()).then_some(()))
         })?;
-        received.extend(bed.guarded.take_bytes());
-        ensure!(
-            received == b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n",
-            "{}",
-            String::from_utf8_lossy(&received)
-        );
         client.send_at(end + 7, packets::RST | packets::ACK, b"")?;
+        let received = bed.guarded.ended(client.from)?;
+        ensure!(
+            received.bytes == whole && received.requests == ["/"],
+            "{received:?}"
+        );
 
         // Other bytes in the place of such as the server has not got: it would take them. Its filter loses the first version.
         let client = RawClient::connect(friend, port + 100, to)?;
@@ -199,7 +196,8 @@ pub fn segments_that_rewrite_judged_bytes_are_dropped(bed: &mut Attacks) -> Resu
             Ok(1)
         })?;
         bed.nothing_arrived(&friend.netns, &bed.server, &bed.server.tap()?)?;
-        ensure!(bed.guarded.take_bytes().is_empty() && bed.guarded.take_requests().is_empty());
+        let received = bed.guarded.ended(client.from)?;
+        ensure!(received.bytes.is_empty(), "{received:?}");
     }
     bed.lab.on_node(&[
         "ip",
@@ -236,10 +234,10 @@ pub fn what_is_not_http_does_not_reach_an_http_server(bed: &mut Attacks) -> Resu
         ),
     ] {
         for address in bed.server.at(HTTP_PORT) {
-            drop((bed.guarded.take_bytes(), bed.guarded.take_requests()));
             let before = bed.lab.agent().drops()?;
             let client = http::Client::connect(&bed.friend.netns, address)?;
             std::io::Write::write_all(&mut client.stream(), bytes.as_bytes())?;
+            let peer = client.address()?;
             let answer = client.rest()?;
             ensure!(
                 !String::from_utf8_lossy(&answer).contains("200 OK"),
@@ -250,12 +248,8 @@ pub fn what_is_not_http_does_not_reach_an_http_server(bed: &mut Attacks) -> Resu
                 grown.get(reason) == 1,
                 "{bytes:?}: dropped {grown:?}, wanted {reason:?}"
             );
-            let received = bed.guarded.take_bytes();
-            ensure!(
-                received.is_empty(),
-                "{bytes:?}: the server received {:?}",
-                String::from_utf8_lossy(&received)
-            );
+            let received = bed.guarded.ended(peer)?;
+            ensure!(received.bytes.is_empty(), "{bytes:?}: {received:?}");
         }
     }
     Ok(())

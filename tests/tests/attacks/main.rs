@@ -22,6 +22,7 @@ use policy::DropReason;
 use sluice_e2e::fence::{self, fence};
 use sluice_e2e::http::{self, Response, Server};
 use sluice_e2e::lab::{NODE, OUTSIDE};
+use sluice_e2e::loss::Losses;
 use sluice_e2e::packets::{self, Mac, Seen, Segment};
 use sluice_e2e::pod::{link_local, mac};
 use sluice_e2e::suite::{self, Bed};
