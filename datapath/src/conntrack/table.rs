@@ -13,7 +13,7 @@ use crate::reservation::Reservation;
 const WAYS: usize = 8;
 
 /// Buckets that an entry may be in.
-const PROBES: usize = 4;
+const PROBES: usize = 8;
 
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
@@ -52,6 +52,8 @@ pub struct Conntrack {
     free: Vec<u32>,
     flows: Reservation,
     quota: u32,
+    /// Flows that end at a slot, as `flows` counts those that begin there.
+    ending: Reservation,
     cursor: usize,
 }
 
@@ -72,6 +74,7 @@ impl Conntrack {
             free: (0..capacity).rev().collect(),
             flows: Reservation::new(capacity as usize),
             quota,
+            ending: Reservation::new(capacity as usize),
             cursor: 0,
         }
     }
@@ -236,6 +239,7 @@ impl Conntrack {
         entry.last_seen_s = now_s;
         *place = entry;
         self.flows.take(owner);
+        self.ending.take(entry.destination.slot);
         Ok(EntryId { index, generation })
     }
 
@@ -257,6 +261,7 @@ impl Conntrack {
         self.entries[id.index as usize].live = false;
         self.free.push(id.index);
         self.flows.give_back(entry.source.slot);
+        self.ending.give_back(entry.destination.slot);
         Some(entry)
     }
 
@@ -267,8 +272,17 @@ impl Conntrack {
     }
 
     /// Forgets every flow that an interface takes part in, at once; used when an endpoint goes.
+    /// Looks no further once it has found all of them.
     pub fn remove_endpoint(&mut self, key: EndpointKey, mut each: impl FnMut(&Entry)) -> usize {
-        self.sweep_if(self.entries.len(), |entry| entry.source == key || entry.destination == key, &mut each)
+        const CHUNK: usize = 1024;
+        let mut removed = 0;
+        for _ in 0..self.entries.len().div_ceil(CHUNK) {
+            if self.flows.held(key.slot) + self.ending.held(key.slot) == 0 {
+                break;
+            }
+            removed += self.sweep_if(CHUNK, |entry| entry.source == key || entry.destination == key, &mut each);
+        }
+        removed
     }
 
     fn sweep_if(&mut self, budget: usize, forget: impl Fn(&Entry) -> bool, each: &mut impl FnMut(&Entry)) -> usize {

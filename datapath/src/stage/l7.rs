@@ -50,19 +50,15 @@ pub fn run(
         refuse(graph, transit, Some(&entry), DropReason::FragmentUnsupported);
         return None;
     }
-    let mut sink = Sink {
-        template: event(graph, &transit, &entry, decided.direction),
-        reported: [None; SINK_EVENTS],
-        count: 0,
-        forwarded: 0,
-        denied: 0,
-    };
+    let mut sink = Sink { reported: [None; SINK_EVENTS], count: 0, forwarded: 0, denied: 0 };
     let outcome = match tcp.flags.has(TcpFlags::SYN) {
         true => handshake(graph, &transit, &tcp, decided, &entry),
         false => judge(graph, &transit, &tcp, decided, &entry, &mut sink),
     };
     let reported = sink.count;
-    sink.deliver(graph);
+    if reported > 0 {
+        sink.deliver(graph, &event(graph, &transit, &entry, decided.direction));
+    }
     match outcome {
         Outcome::Pass => return Some(transit),
         Outcome::Refuse(DropReason::L7Closed) => {
@@ -336,7 +332,6 @@ const SINK_EVENTS: usize = 8;
 
 /// Collects what the gate saw while the graph is borrowed.
 struct Sink {
-    template: FlowEvent,
     reported: [Option<FlowEventKind>; SINK_EVENTS],
     count: usize,
     forwarded: u64,
@@ -351,11 +346,11 @@ impl Sink {
         }
     }
 
-    fn deliver(self, graph: &Graph) {
+    fn deliver(&self, graph: &Graph, template: &FlowEvent) {
         graph.counters.http_forwarded.add(self.forwarded);
         graph.counters.http_denied.add(self.denied);
-        for kind in self.reported.into_iter().flatten() {
-            graph.report(FlowEvent { kind, ..self.template });
+        for kind in self.reported.iter().take(self.count).flatten() {
+            graph.report(FlowEvent { kind: *kind, ..*template });
         }
     }
 }
