@@ -97,6 +97,25 @@ impl Server {
         self.seen.record(peer, |received| received.bytes.clone())
     }
 
+    /// Paths of all requests so far, once the server has seen the end of every connection; the records start anew.
+    ///
+    /// # Errors
+    /// A connection goes on.
+    pub fn ended_requests(&self) -> Result<Vec<String>> {
+        wait::until("all connections are over", wait::LONG, || {
+            let connections = self
+                .seen
+                .connections
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            Ok(connections
+                .iter()
+                .all(|(_, received)| received.is_over)
+                .then_some(()))
+        })?;
+        Ok(self.take_requests())
+    }
+
     /// Paths of all requests so far; the records start anew.
     #[must_use]
     pub fn take_requests(&self) -> Vec<String> {

@@ -123,7 +123,7 @@ pub fn run<B: Bed>(cases: &[Case<B>]) -> ExitCode {
     }
     let passed = wanted.len() - failed.len();
     if failed.is_empty() {
-        println!("\ntest result: ok. {passed} passed");
+        println!("\ntest result: ok. {passed} passed; 0 failed");
         return ExitCode::SUCCESS;
     }
     println!(

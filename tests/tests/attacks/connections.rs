@@ -43,7 +43,7 @@ pub fn midstream_segment_on_an_l7_port_is_dropped_and_reset(bed: &mut Attacks) -
         "{} segments, {resets} resets",
         frames.len()
     );
-    ensure!(bed.guarded.take_requests().is_empty());
+    ensure!(bed.guarded.ended_requests()?.is_empty());
     Ok(())
 }
 

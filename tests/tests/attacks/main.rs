@@ -237,8 +237,8 @@ fn friend_gets_what_the_policy_allows(bed: &mut Attacks) -> Result<()> {
         ensure!(http::get(&bed.stranger.netns, address, "/")? == Response::served("/"));
         ensure!(http::get(&bed.stranger.netns, address, "/secret")? == Response::denied());
     }
-    ensure!(bed.guarded.take_requests() == ["/"; 2]);
-    ensure!(bed.open.take_requests() == ["/"; 2]);
+    ensure!(bed.guarded.ended_requests()? == ["/"; 2]);
+    ensure!(bed.open.ended_requests()? == ["/"; 2]);
     Ok(())
 }
 

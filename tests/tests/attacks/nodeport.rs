@@ -37,7 +37,7 @@ pub fn nodeport_does_not_get_past_an_l7_policy(bed: &mut Attacks) -> Result<()> 
         .flat_map(|place| NODE.map(|node| (place, node)))
     {
         let address = SocketAddr::new(node, OPEN_HTTP_NODE_PORT);
-        drop(bed.open.take_requests());
+        drop(bed.open.ended_requests()?);
         ensure!(
             http::get(place, address, "/")? == Response::served("/"),
             "{address}"
@@ -46,7 +46,7 @@ pub fn nodeport_does_not_get_past_an_l7_policy(bed: &mut Attacks) -> Result<()> 
             http::get(place, address, "/secret")? == Response::denied(),
             "{address}"
         );
-        ensure!(bed.open.take_requests() == ["/"]);
+        ensure!(bed.open.ended_requests()? == ["/"]);
     }
     Ok(())
 }
