@@ -229,7 +229,7 @@ impl Node {
             .publish(Arc::new(snapshot))
             .expect("the worker's waker works");
         let mut attach = |pod: Pod| {
-            let (io, wire) = MemoryIo::new(IoId(pod.0), 256);
+            let (io, wire) = MemoryIo::new(IoId(pod.0.into()), 256);
             let (done, answered) = crossbeam::channel::bounded(1);
             let command = Command::Attach {
                 config: pod.config(),

@@ -86,7 +86,7 @@ fn node_address_on_the_forward_pair_is_world_and_not_host() {
     let mut bed = Bed::guarded(Allow::Plain);
     let node: IpAddr = NODE.parse().unwrap();
     let conn = Conn::between(FORWARD, node, B.key(), B.v4(), 5000);
-    packet_dies(&mut bed, FORWARD, &conn.from_client(TcpFlags::SYN, &[]), DropReason::PolicyDenied);
+    packet_dies(&mut bed, FORWARD, &conn.by_client(TcpFlags::SYN, &[]), DropReason::PolicyDenied);
     let events = bed.events();
     let last = events.last().unwrap();
     assert_eq!(last.source_identity, policy::Identity::WORLD);
@@ -126,7 +126,7 @@ fn icmp_error_about_no_flow_is_dropped() {
 fn midstream_segment_begins_no_flow_and_its_pod_is_reset() {
     let mut bed = Bed::guarded(get("/"));
     let conn = Conn::new(A, B, 5000);
-    bed.send(A.key(), &conn.from_client(DATA, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    bed.send(A.key(), &conn.by_client(DATA, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
     assert!(bed.got_one(A.key()).tcp().flags.has(TcpFlags::RST));
     assert!(bed.got_nothing());
     assert_eq!(bed.dropped(DropReason::Midstream), 1);
@@ -137,7 +137,7 @@ fn source_port_of_a_server_does_not_make_a_flow_a_reply() {
     let mut bed = Bed::guarded(Allow::Plain);
     let mut conn = Conn::new(C, B, 40_000);
     conn.client.port = 5000;
-    let framed = conn.from_client(TcpFlags::SYN, &[]);
+    let framed = conn.by_client(TcpFlags::SYN, &[]);
     packet_dies(&mut bed, C.key(), &framed, DropReason::PolicyDenied);
 }
 
@@ -164,7 +164,7 @@ fn bad_checksum_is_dropped() {
 #[test]
 fn truncated_headers_are_dropped() {
     let mut bed = Bed::new();
-    let conn = Conn::new(A, B, 80).from_client(TcpFlags::SYN, &[]);
+    let conn = Conn::new(A, B, 80).by_client(TcpFlags::SYN, &[]);
     let framed = frame(A.mac(), GATEWAY, &conn);
     for len in 1..framed.len() {
         let before = bed.counters().dropped_total();
@@ -211,7 +211,7 @@ fn impossible_tcp_flags_are_dropped() {
     let mut bed = Bed::new();
     let conn = Conn::new(A, B, 80);
     for flags in [0, 0x3, 0x6, 0x1, 0x29, 0x3f] {
-        let packet = conn.from_client(TcpFlags(flags), &[]);
+        let packet = conn.by_client(TcpFlags(flags), &[]);
         packet_dies(&mut bed, A.key(), &packet, DropReason::InvalidTcp);
     }
 }
@@ -288,7 +288,7 @@ fn fragments_of_a_denied_flow_are_dropped_with_it() {
 #[test]
 fn tiny_and_overlapping_fragments_are_dropped() {
     let mut bed = Bed::new();
-    let tcp = Conn::new(A, B, 80).from_client(TcpFlags::SYN, &[]);
+    let tcp = Conn::new(A, B, 80).by_client(TcpFlags::SYN, &[]);
     packet_dies(&mut bed, A.key(), &fragment(&tcp, 0, true, &tcp[20..28]), DropReason::TinyFragment);
     packet_dies(&mut bed, A.key(), &fragment(&tcp, 8, false, &tcp[28..]), DropReason::TinyFragment);
     let whole = udp(A.v4(), 1000, B.v4(), 53, &[5; 2000]);
@@ -314,7 +314,7 @@ fn fragment_on_an_http_flow_is_dropped() {
     let mut bed = Bed::guarded(get("/"));
     let mut conn = Conn::new(A, B, 5000);
     conn.open(&mut bed);
-    let packet = conn.from_client(DATA, &[b'x'; 100]);
+    let packet = conn.by_client(DATA, &[b'x'; 100]);
     packet_dies(&mut bed, A.key(), &fragment(&packet, 0, true, &packet[20..84]), DropReason::FragmentUnsupported);
 }
 
@@ -323,7 +323,7 @@ fn ack_to_a_service_begins_neither_flow_nor_translation() {
     let mut bed = Bed::new();
     bed.serve(&[B]);
     let conn = Conn::between(A.key(), A.v4(), B.key(), VIP.parse().unwrap(), 80);
-    bed.send(A.key(), &conn.from_client(TcpFlags::ACK, &[]));
+    bed.send(A.key(), &conn.by_client(TcpFlags::ACK, &[]));
     let graph = bed.worker.graph();
     assert!(graph.conntrack().is_empty() && graph.translations().is_empty());
 }

@@ -417,23 +417,23 @@ impl Conn {
         packet
     }
 
-    pub fn from_client(&self, flags: TcpFlags, payload: &[u8]) -> Vec<u8> {
+    pub fn by_client(&self, flags: TcpFlags, payload: &[u8]) -> Vec<u8> {
         self.packet(&self.client, &self.server, flags, payload)
     }
 
-    pub fn from_server(&self, flags: TcpFlags, payload: &[u8]) -> Vec<u8> {
+    pub fn by_server(&self, flags: TcpFlags, payload: &[u8]) -> Vec<u8> {
         self.packet(&self.server, &self.client, flags, payload)
     }
 
     /// Sends the client's segment and moves its sequence number on.
     pub fn client_sends(&mut self, bed: &mut Bed, flags: TcpFlags, payload: &[u8]) {
-        let packet = self.from_client(flags, payload);
+        let packet = self.by_client(flags, payload);
         self.client.seq = advance(self.client.seq, flags, payload);
         bed.send(self.client.key, &packet);
     }
 
     pub fn server_sends(&mut self, bed: &mut Bed, flags: TcpFlags, payload: &[u8]) {
-        let packet = self.from_server(flags, payload);
+        let packet = self.by_server(flags, payload);
         self.server.seq = advance(self.server.seq, flags, payload);
         bed.send(self.server.key, &packet);
     }

@@ -131,11 +131,11 @@ fn mss_is_lowered_to_the_path_in_both_handshake_segments() {
         let l4 = &seen.frame[seen.ip.l4_offset()..];
         Tcp::parse(l4, l4.len()).unwrap().scan_options().unwrap().mss
     };
-    bed.send(A.key(), &with_mss(conn.from_client(TcpFlags::SYN, &[])));
+    bed.send(A.key(), &with_mss(conn.by_client(TcpFlags::SYN, &[])));
     assert_eq!(mss(&bed.got_one(B.key())), Some(1460));
     let mut conn = conn;
     conn.client.seq = conn.client.seq.wrapping_add(1);
-    bed.send(B.key(), &with_mss(conn.from_server(SYN_ACK, &[])));
+    bed.send(B.key(), &with_mss(conn.by_server(SYN_ACK, &[])));
     assert_eq!(mss(&bed.got_one(A.key())), Some(1460));
 }
 

@@ -131,7 +131,7 @@ fn retransmission_that_differs_from_the_judged_bytes_ends_the_flow() {
     conn.client_sends(&mut bed, DATA, GOOD);
     bed.got_one(B.key());
     let evil = b"GET /metrics HTTP/1.1\r\n\r\n\r\n\r\n";
-    bed.send(A.key(), &again.from_client(DATA, &evil[..GOOD.len().min(evil.len())]));
+    bed.send(A.key(), &again.by_client(DATA, &evil[..GOOD.len().min(evil.len())]));
     assert!(bed.got(B.key()).iter().all(|packet| Seen::new(packet.clone()).payload().is_empty()));
     assert_eq!(bed.dropped(DropReason::L7Mismatch), 1);
 }
@@ -171,10 +171,10 @@ fn live_flow_that_a_new_rule_gates_is_reset() {
 fn syn_with_data_and_urgent_data_do_not_pass_a_gate() {
     let mut bed = Bed::guarded(get("/"));
     let mut conn = Conn::new(A, B, 5000);
-    bed.send(A.key(), &conn.from_client(TcpFlags::SYN, BAD));
+    bed.send(A.key(), &conn.by_client(TcpFlags::SYN, BAD));
     assert!(bed.got_nothing());
     conn.open(&mut bed);
-    bed.send(A.key(), &conn.from_client(DATA.with(TcpFlags::URG), GOOD));
+    bed.send(A.key(), &conn.by_client(DATA.with(TcpFlags::URG), GOOD));
     assert!(bed.got_nothing());
     assert_eq!(bed.dropped(DropReason::InvalidTcp), 2);
 }
@@ -187,14 +187,14 @@ fn syn_ack_that_acknowledges_another_syn_does_not_open_the_gate() {
     bed.got_one(B.key());
     let mut other = conn;
     other.client.seq = other.client.seq.wrapping_sub(5);
-    bed.send(B.key(), &other.from_server(SYN_ACK, &[]));
+    bed.send(B.key(), &other.by_server(SYN_ACK, &[]));
     assert!(bed.got_nothing());
     // A second SYN with another number makes the server's answer to the first one worthless: judge and server would disagree about
     // where the request begins.
     other.client.seq = conn.client.seq.wrapping_sub(6);
-    bed.send(A.key(), &other.from_client(TcpFlags::SYN, &[]));
+    bed.send(A.key(), &other.by_client(TcpFlags::SYN, &[]));
     bed.got_one(B.key());
-    bed.send(B.key(), &conn.from_server(SYN_ACK, &[]));
+    bed.send(B.key(), &conn.by_server(SYN_ACK, &[]));
     assert!(bed.got_nothing());
     assert_eq!(bed.dropped(DropReason::InvalidTcp), 2);
 }

@@ -60,30 +60,30 @@ fn f1_forged_reset_and_repeated_syn_do_not_give_the_gate_a_second_view() {
     let mut stream = Vec::new();
     conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
     bed.got(B.key());
-    let syn_ack = conn.from_server(SYN_ACK, &[]);
+    let syn_ack = conn.by_server(SYN_ACK, &[]);
     bed.send(B.key(), &syn_ack);
     bed.got(A.key());
     conn.server.seq = conn.server.seq.wrapping_add(1);
     let partial = b"GET /metrics HTTP/1.1";
     // One burst: SYN again (the server repeats its SYN-ACK), ACK, half a request line, a reset out of window, SYN again.
     burst(&mut bed, &[
-        at(conn, isn).from_client(TcpFlags::SYN, &[]),
-        at(conn, first).from_client(TcpFlags::ACK, &[]),
-        at(conn, first).from_client(DATA, partial),
-        at(conn, first.wrapping_sub(200_000)).from_client(TcpFlags::RST, &[]),
-        at(conn, isn).from_client(TcpFlags::SYN, &[]),
+        at(conn, isn).by_client(TcpFlags::SYN, &[]),
+        at(conn, first).by_client(TcpFlags::ACK, &[]),
+        at(conn, first).by_client(DATA, partial),
+        at(conn, first.wrapping_sub(200_000)).by_client(TcpFlags::RST, &[]),
+        at(conn, isn).by_client(TcpFlags::SYN, &[]),
     ]);
     taken(bed.got(B.key()), first, &mut stream);
     // The server's answers, in the order in which Linux sends them.
     bed.send(B.key(), &syn_ack);
-    let acked = at(conn, first.wrapping_add(partial.len() as u32));
-    bed.send(B.key(), &acked.from_server(TcpFlags::ACK, &[]));
+    let acked = at(conn, first.wrapping_add(u32::try_from(partial.len()).unwrap()));
+    bed.send(B.key(), &acked.by_server(TcpFlags::ACK, &[]));
     bed.got(A.key());
     // The same number of bytes, read differently by the gate: the server skips what it has.
     let second = b"GET / HTTP/1.1\r\nA: bb\r\nHost: flask\r\n\r\n";
     assert_eq!(&second[partial.len()..partial.len() + 2], b"\r\n");
-    bed.send(A.key(), &at(conn, first).from_client(TcpFlags::ACK, &[]));
-    bed.send(A.key(), &at(conn, first).from_client(DATA, second));
+    bed.send(A.key(), &at(conn, first).by_client(TcpFlags::ACK, &[]));
+    bed.send(A.key(), &at(conn, first).by_client(DATA, second));
     taken(bed.got(B.key()), first, &mut stream);
     let text = String::from_utf8_lossy(&stream);
     assert!(!text.contains("/metrics HTTP/1.1\r\n"), "the server reads: {text:?}");
@@ -106,7 +106,7 @@ fn f2_gate_that_was_lifted_does_not_come_back_out_of_step() {
     let sent = conn.client.seq.wrapping_sub(begin) as usize;
     assert_eq!(sent, fake.len(), "adjust the test");
     // Old bytes to the server, a request with a long body to the gate.
-    bed.send(A.key(), &at(conn, begin).from_client(DATA, fake));
+    bed.send(A.key(), &at(conn, begin).by_client(DATA, fake));
     bed.got(B.key());
     conn.client_sends(&mut bed, DATA, b"GET /metrics HTTP/1.1\r\nHost: flask\r\n\r\n");
     let reached = bed.got(B.key()).into_iter().map(Seen::new).any(|seen| seen.payload().starts_with(b"GET /metrics"));
@@ -147,10 +147,10 @@ fn f3b_translation_of_a_stray_segment_is_forgotten() {
     for port in 0..100 {
         let mut conn = Conn::new(A, B, 5000);
         conn.client.port = 20_000 + port;
-        bed.send(A.key(), &conn.from_client(TcpFlags::SYN, &[]));
-        bed.send(A.key(), &conn.from_client(TcpFlags::RST, &[]));
+        bed.send(A.key(), &conn.by_client(TcpFlags::SYN, &[]));
+        bed.send(A.key(), &conn.by_client(TcpFlags::RST, &[]));
         (conn.server.addr, conn.server.port) = (vip(), 80);
-        bed.send(A.key(), &conn.from_client(TcpFlags::ACK, &[]));
+        bed.send(A.key(), &conn.by_client(TcpFlags::ACK, &[]));
     }
     bed.detach(A.key());
     let graph = bed.worker.graph();
@@ -186,7 +186,9 @@ fn f4_connection_on_a_reused_port_stays_with_its_backend() {
         first.server_sends(&mut bed, TcpFlags::FIN.with(TcpFlags::ACK), &[]);
         conn.server.seq = first.server.seq;
         conn.client_sends(&mut bed, TcpFlags::FIN.with(TcpFlags::ACK), &[]);
-        (bed.got(A.key()), bed.got(B.key()), bed.got(C.key()));
+        for pod in [A, B, C] {
+            bed.got(pod.key());
+        }
         let mut again = Conn::between(A.key(), A.v4(), B.key(), vip(), 80);
         again.client.seq = 1_000_000;
         let (second, opened) = open_to_service(&mut bed, &mut again);
@@ -221,7 +223,7 @@ fn f6_one_pod_leaves_l7_states_to_others() {
     for port in 0..64 {
         let mut conn = Conn::new(A, B, 5000);
         conn.client.port = 20_000 + port;
-        bed.send(A.key(), &conn.from_client(TcpFlags::SYN, &[]));
+        bed.send(A.key(), &conn.by_client(TcpFlags::SYN, &[]));
     }
     bed.got(B.key());
     Conn::new(C, B, 5000).client_sends(&mut bed, TcpFlags::SYN, &[]);
@@ -284,7 +286,7 @@ fn f10_new_syn_on_a_half_open_connection_reaches_the_server() {
     let mut conn = Conn::between(FORWARD, outside, B.key(), B.v4(), 5000);
     conn.open(&mut bed);
     let again = at(conn, conn.client.seq.wrapping_add(1_000_000));
-    bed.send(FORWARD, &again.from_client(TcpFlags::SYN, &[]));
+    bed.send(FORWARD, &again.by_client(TcpFlags::SYN, &[]));
     assert_eq!(bed.got(B.key()).len(), 1, "the port is dead for 8000 s: {:?}", bed.dropped(DropReason::InvalidTcp));
 }
 
@@ -311,7 +313,7 @@ fn f12_challenge_ack_to_a_syn_reaches_the_client() {
     conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
     bed.got_one(B.key());
     let old = at(conn, 5);
-    bed.send(B.key(), &old.from_server(TcpFlags::ACK, &[]));
+    bed.send(B.key(), &old.by_server(TcpFlags::ACK, &[]));
     assert_eq!(bed.got(A.key()).len(), 1);
 }
 
@@ -322,7 +324,7 @@ fn f13_reset_out_of_window_does_not_close_an_established_flow() {
     let outside: IpAddr = OUTSIDE.parse().unwrap();
     let mut conn = Conn::between(FORWARD, outside, B.key(), B.v4(), 5000);
     conn.open(&mut bed);
-    bed.send(FORWARD, &at(conn, conn.client.seq.wrapping_sub(500_000)).from_client(TcpFlags::RST, &[]));
+    bed.send(FORWARD, &at(conn, conn.client.seq.wrapping_sub(500_000)).by_client(TcpFlags::RST, &[]));
     let key = FlowKey {
         source: Peer::new(outside, 40_000),
         destination: Peer::new(B.v4(), 5000),
@@ -378,8 +380,8 @@ fn f16_stray_segment_before_a_syn_does_not_cost_the_translation() {
         bed.serve(&[B, C]);
         let conn = Conn::between(A.key(), A.v4(), B.key(), vip(), 80);
         burst(&mut bed, &[
-            at(conn, 1).from_client(TcpFlags::RST, &[]),
-            conn.from_client(TcpFlags::SYN, &[]),
+            at(conn, 1).by_client(TcpFlags::RST, &[]),
+            conn.by_client(TcpFlags::SYN, &[]),
         ]);
         let graph = bed.worker.graph();
         if graph.translations().len() != graph.conntrack().len() {
@@ -443,7 +445,7 @@ fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
     conn.open(&mut bed);
     let expects = conn.client.seq;
     // Judged, then dropped for its TTL.
-    let mut packet = conn.from_client(DATA, GOOD);
+    let mut packet = conn.by_client(DATA, GOOD);
     packet[8] = 1;
     packet[10..12].fill(0);
     let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&packet[..20]).checksum();
@@ -452,8 +454,8 @@ fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
     assert!(bed.got(B.key()).is_empty());
     bed.got(A.key());
     // The gate has not seen it either: what follows it waits, and a denial counts from where the server is.
-    let ahead = at(conn, expects.wrapping_add(GOOD.len() as u32));
-    bed.send(A.key(), &ahead.from_client(DATA, GOOD));
+    let ahead = at(conn, expects.wrapping_add(u32::try_from(GOOD.len()).unwrap()));
+    bed.send(A.key(), &ahead.by_client(DATA, GOOD));
     assert_eq!(bed.dropped(DropReason::L7OutOfOrder), 1);
     conn.client_sends(&mut bed, DATA, b"GET /metrics HTTP/1.1\r\nHost: flask\r\n\r\n");
     let reset = bed.got_one(B.key());
@@ -468,7 +470,7 @@ fn f20_fin_ahead_of_the_judged_bytes_does_not_close() {
     let mut conn = Conn::new(A, B, 5000);
     conn.open(&mut bed);
     let ahead = at(conn, conn.client.seq.wrapping_add(5000));
-    bed.send(A.key(), &ahead.from_client(TcpFlags::FIN.with(TcpFlags::ACK), &[]));
+    bed.send(A.key(), &ahead.by_client(TcpFlags::FIN.with(TcpFlags::ACK), &[]));
     assert!(bed.got(B.key()).is_empty());
     let key = FlowKey {
         source: Peer::new(A.v4(), 40_000),
@@ -526,11 +528,11 @@ proptest::proptest! {
                     let quoted = Conn::between(key, dst, key, src, sport);
                     let mut quoted = quoted;
                     quoted.client.port = dport;
-                    let inner = quoted.from_client(TcpFlags::ACK, &[]);
+                    let inner = quoted.by_client(TcpFlags::ACK, &[]);
                     icmp(src, dst, 3, 4, &[&[0, 0, 5, 0], &inner[..28]].concat())
                 }
                 3 => first_fragment(&udp(src, sport, dst, dport, &[1; 200]), 80),
-                _ => conn.from_client(TcpFlags(shot.flags), payload),
+                _ => conn.by_client(TcpFlags(shot.flags), payload),
             };
             if shot.kind == 4 {
                 make_partial(&mut packet);
