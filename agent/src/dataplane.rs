@@ -106,15 +106,21 @@ impl Dataplane {
     /// [`DataplaneError`]; nothing is served then.
     pub fn start(bpffs: &Path, config: &DataplaneConfig) -> Result<Self, DataplaneError> {
         let loader = Loader::open(bpffs)?;
-        let (factory, frames, keeper) = retry(|| SocketFactory::new(config.frames, false, KEEPER_PAIR.inner))?;
-        let settings = WorkerConfig { graph: config.graph.clone(), spin: config.spin };
+        let (factory, frames, keeper) =
+            retry(|| SocketFactory::new(config.frames, false, KEEPER_PAIR.inner))?;
+        let settings = WorkerConfig {
+            graph: config.graph.clone(),
+            spin: config.spin,
+        };
         let (mut worker, handle) = Worker::new(&settings, frames)?;
-        let thread = thread::Builder::new().name("sluice-worker0".into()).spawn(move || {
-            if let Err(error) = worker.run() {
-                tracing::error!(%error, "the worker cannot go on: ending");
-                std::process::abort();
-            }
-        })?;
+        let thread = thread::Builder::new()
+            .name("sluice-worker0".into())
+            .spawn(move || {
+                if let Err(error) = worker.run() {
+                    tracing::error!(%error, "the worker cannot go on: ending");
+                    std::process::abort();
+                }
+            })?;
         watch_over(handle.clone())?;
         Ok(Self {
             loader,
@@ -144,7 +150,10 @@ impl Dataplane {
             debug_assert_eq!(*pair, FORWARD_PAIR, "the keeper is not served");
             (Slot::FORWARD, InterfaceKind::Forward)
         };
-        let key = EndpointKey { slot, generation: SlotGeneration(0) };
+        let key = EndpointKey {
+            slot,
+            generation: SlotGeneration(0),
+        };
         let mode = self.loader.attach(inner.index, &inner.name, slot.0.into(), 1)?;
         let config = InterfaceConfig {
             key,
@@ -162,14 +171,21 @@ impl Dataplane {
     /// [`DataplaneError::Load`].
     pub fn close(&mut self, endpoint: &Endpoint, device: &Device) -> Result<XdpMode, DataplaneError> {
         self.loader.guard(device.index, &device.name)?;
-        Ok(self.loader.attach(device.index, &device.name, endpoint.key.slot.0.into(), 1)?)
+        Ok(self
+            .loader
+            .attach(device.index, &device.name, endpoint.key.slot.0.into(), 1)?)
     }
 
     /// Serves an endpoint that was closed and has its routes.
     ///
     /// # Errors
     /// [`DataplaneError`]; the pod stays cut off.
-    pub fn open(&mut self, endpoint: &Endpoint, device: &Device, mode: XdpMode) -> Result<(), DataplaneError> {
+    pub fn open(
+        &mut self,
+        endpoint: &Endpoint,
+        device: &Device,
+        mode: XdpMode,
+    ) -> Result<(), DataplaneError> {
         let spec = &endpoint.spec;
         let kind = InterfaceKind::Endpoint(EndpointConfig {
             pod_mac: spec.mac,
@@ -187,16 +203,36 @@ impl Dataplane {
         self.serve(config, device, mode)
     }
 
-    fn serve(&mut self, config: InterfaceConfig, device: &Device, mode: XdpMode) -> Result<(), DataplaneError> {
+    fn serve(
+        &mut self,
+        config: InterfaceConfig,
+        device: &Device,
+        mode: XdpMode,
+    ) -> Result<(), DataplaneError> {
         let id = IoId(self.next_io);
         self.next_io = self.next_io.checked_add(1).ok_or(DataplaneError::Exhausted)?;
         let io = retry(|| self.factory.open(id, &device.name, 0))?;
         let fd = io.fd();
         let (done, answer) = channel::bounded(1);
-        self.worker.send(Command::Attach { config, io: Box::new(io), done })?;
-        answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)?;
-        self.attached
-            .insert(config.key.slot, (config.key, id, Attached { device: device.clone(), mode }));
+        self.worker.send(Command::Attach {
+            config,
+            io: Box::new(io),
+            done,
+        })?;
+        answer
+            .recv_timeout(ANSWER)
+            .map_err(|_late| DataplaneError::NoAnswer)?;
+        self.attached.insert(
+            config.key.slot,
+            (
+                config.key,
+                id,
+                Attached {
+                    device: device.clone(),
+                    mode,
+                },
+            ),
+        );
         if let Some(fd) = fd {
             self.loader.set_socket(config.key.slot.0.into(), &fd)?;
         }
@@ -218,12 +254,16 @@ impl Dataplane {
         }
         let (done, answer) = channel::bounded(1);
         self.worker.send(Command::Detach { key, done })?;
-        let io = answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)?;
+        let io = answer
+            .recv_timeout(ANSWER)
+            .map_err(|_late| DataplaneError::NoAnswer)?;
         self.attached.remove(&key.slot);
         drop(io);
         let (done, answer) = channel::bounded(1);
         self.worker.send(Command::Reclaim { id, done })?;
-        let frames = answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)?;
+        let frames = answer
+            .recv_timeout(ANSWER)
+            .map_err(|_late| DataplaneError::NoAnswer)?;
         tracing::debug!(slot = key.slot.0, frames, "frames reclaimed");
         Ok(())
     }
@@ -239,13 +279,18 @@ impl Dataplane {
     /// The interface that a slot serves.
     #[must_use]
     pub fn attached(&self, key: EndpointKey) -> Option<&Attached> {
-        self.attached.get(&key.slot).filter(|(served, ..)| *served == key).map(|(_, _, attached)| attached)
+        self.attached
+            .get(&key.slot)
+            .filter(|(served, ..)| *served == key)
+            .map(|(_, _, attached)| attached)
     }
 
     /// Name of the interface in a slot.
     #[must_use]
     pub fn interface_name(&self, slot: Slot) -> Option<&str> {
-        self.attached.get(&slot).map(|(_, _, attached)| attached.device.name.as_str())
+        self.attached
+            .get(&slot)
+            .map(|(_, _, attached)| attached.device.name.as_str())
     }
 
     /// Frames and rings, counted by the worker.
@@ -255,7 +300,9 @@ impl Dataplane {
     pub fn audit(&self) -> Result<WorkerAudit, DataplaneError> {
         let (done, answer) = channel::bounded(1);
         self.worker.send(Command::Audit { done })?;
-        answer.recv_timeout(ANSWER).map_err(|_late| DataplaneError::NoAnswer)
+        answer
+            .recv_timeout(ANSWER)
+            .map_err(|_late| DataplaneError::NoAnswer)
     }
 
     /// Packets that the kernel tried to send to endpoints past the worker.
@@ -281,9 +328,9 @@ fn retry<T>(mut open: impl FnMut() -> Result<T, SocketError>) -> Result<T, Socke
     let deadline = Instant::now() + RELEASE;
     loop {
         match open() {
-            Err(SocketError::Bind { errno: Some(errno), .. })
-                if errno == nix::libc::EBUSY && Instant::now() < deadline =>
-            {
+            Err(SocketError::Bind {
+                errno: Some(errno), ..
+            }) if errno == nix::libc::EBUSY && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(20));
             }
             outcome => return outcome,
@@ -293,21 +340,23 @@ fn retry<T>(mut open: impl FnMut() -> Result<T, SocketError>) -> Result<T, Socke
 
 /// Ends the process when the worker stands still.
 fn watch_over(worker: WorkerHandle) -> io::Result<()> {
-    thread::Builder::new().name("sluice-watchdog".into()).spawn(move || {
-        let (mut loops, mut moved) = (0, Instant::now());
-        loop {
-            thread::sleep(Duration::from_secs(1));
-            let now = worker.counters.loops.get();
-            if now != loops {
-                (loops, moved) = (now, Instant::now());
-            } else if std::sync::Arc::strong_count(&worker.counters) == 1 {
-                // The dataplane was stopped.
-                return;
-            } else if moved.elapsed() > STALL {
-                tracing::error!("the worker stands still: ending");
-                std::process::abort();
+    thread::Builder::new()
+        .name("sluice-watchdog".into())
+        .spawn(move || {
+            let (mut loops, mut moved) = (0, Instant::now());
+            loop {
+                thread::sleep(Duration::from_secs(1));
+                let now = worker.counters.loops.get();
+                if now != loops {
+                    (loops, moved) = (now, Instant::now());
+                } else if std::sync::Arc::strong_count(&worker.counters) == 1 {
+                    // The dataplane was stopped.
+                    return;
+                } else if moved.elapsed() > STALL {
+                    tracing::error!("the worker stands still: ending");
+                    std::process::abort();
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }

@@ -60,7 +60,9 @@ enum Kept {
 impl Kept {
     fn record(&self) -> Arc<FlowRecord> {
         match self {
-            Self::Event(event, context) => Arc::new(FlowRecord::new(event, &context.snapshot, &context.names)),
+            Self::Event(event, context) => {
+                Arc::new(FlowRecord::new(event, &context.snapshot, &context.names))
+            }
             Self::Record(record) => Arc::clone(record),
         }
     }
@@ -128,7 +130,10 @@ impl FlowLog {
 
 fn last_of(kept: &VecDeque<Kept>, count: usize, filter: &FlowFilter) -> Vec<Arc<FlowRecord>> {
     let records = kept.iter().rev().map(Kept::record);
-    let mut records: Vec<_> = records.filter(|record| filter.matches(record)).take(count).collect();
+    let mut records: Vec<_> = records
+        .filter(|record| filter.matches(record))
+        .take(count)
+        .collect();
     records.reverse();
     records
 }

@@ -30,12 +30,19 @@ pub async fn run(state: AgentState, worker: WorkerHandle) {
     loop {
         ticks.tick().await;
         let (snapshot, names) = (state.snapshot.load_full(), state.names.load_full());
-        let context = FlowContext { snapshot: Arc::clone(&snapshot), names: Arc::clone(&names) };
+        let context = FlowContext {
+            snapshot: Arc::clone(&snapshot),
+            names: Arc::clone(&names),
+        };
         for _ in 0..TURN {
             let Some(event) = worker.events.pop() else { break };
             state.flows.push_event(event, &context);
         }
-        worker.capture.set_snaplen(if state.captures.is_active() { MAX_SNAPLEN } else { 0 });
+        worker.capture.set_snaplen(if state.captures.is_active() {
+            MAX_SNAPLEN
+        } else {
+            0
+        });
         for _ in 0..TURN {
             let Some(packet) = worker.capture.pop() else { break };
             state.captures.push(captured(packet, &snapshot, &names));
@@ -52,7 +59,9 @@ fn captured(packet: WorkerPacket, snapshot: &Snapshot, names: &Names) -> Capture
     let interface = match packet.sender.slot {
         Slot::HOST => "host".to_owned(),
         Slot::FORWARD => "forward".to_owned(),
-        slot => sender.as_ref().map_or_else(|| format!("slot{}", slot.0), ToString::to_string),
+        slot => sender
+            .as_ref()
+            .map_or_else(|| format!("slot{}", slot.0), ToString::to_string),
     };
     let addresses = datapath::wire::packet::claimed_addresses(&packet.bytes);
     let receiver = addresses.and_then(|(_, destination, _)| names.pod(destination).cloned());
@@ -70,6 +79,12 @@ fn captured(packet: WorkerPacket, snapshot: &Snapshot, names: &Names) -> Capture
 /// Names of everything in a snapshot, and of the pods that control knows.
 #[must_use]
 pub fn names(snapshot: &Snapshot, pods: HashMap<IpAddr, PodName>) -> Names {
-    let labels = snapshot.identities.iter().map(|(identity, labels)| (*identity, Arc::from(labels.as_slice())));
-    Names { pods, labels: labels.collect() }
+    let labels = snapshot
+        .identities
+        .iter()
+        .map(|(identity, labels)| (*identity, Arc::from(labels.as_slice())));
+    Names {
+        pods,
+        labels: labels.collect(),
+    }
 }

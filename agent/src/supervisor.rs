@@ -134,7 +134,10 @@ impl Supervisor {
         let mut reconciler = Reconciler::new()?;
         let devices = Devices::new()?;
         // The pairs without any route yet: pods' routes come when their interfaces are closed.
-        reconciler.reconcile(&NodeState::default()).await.context("cannot set up the node")?;
+        reconciler
+            .reconcile(&NodeState::default())
+            .await
+            .context("cannot set up the node")?;
         let config = DataplaneConfig {
             frames: args.umem_frames,
             spin: args.spin_us.saturating_mul(LOOPS_PER_US),
@@ -143,7 +146,10 @@ impl Supervisor {
         let dataplane = block_in_place(|| Dataplane::start(&args.bpffs, &config))?;
         let node_name = match &args.node_name {
             Some(name) => name.clone(),
-            None => fs::read_to_string("/proc/sys/kernel/hostname").context("host name")?.trim().to_owned(),
+            None => fs::read_to_string("/proc/sys/kernel/hostname")
+                .context("host name")?
+                .trim()
+                .to_owned(),
         };
         let control = Control::start(ControlConfig {
             manifests: Some(args.manifests.clone()),
@@ -177,7 +183,11 @@ impl Supervisor {
 
     async fn attach_pairs(&mut self) -> anyhow::Result<()> {
         for pair in [&HOST_PAIR, &FORWARD_PAIR] {
-            let inner = self.devices.find(pair.inner).await.with_context(|| format!("{} is missing", pair.inner))?;
+            let inner = self
+                .devices
+                .find(pair.inner)
+                .await
+                .with_context(|| format!("{} is missing", pair.inner))?;
             block_in_place(|| self.dataplane.attach_pair(pair, &inner))
                 .with_context(|| format!("cannot serve {}", pair.inner))?;
         }
@@ -195,7 +205,10 @@ impl Supervisor {
             }
             if let Err(error) = self.attach(&endpoint).await {
                 tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
-                self.warnings.entry(endpoint.key.slot).or_default().push(format!("{error:#}"));
+                self.warnings
+                    .entry(endpoint.key.slot)
+                    .or_default()
+                    .push(format!("{error:#}"));
             }
         }
         self.reconcile().await;
@@ -206,7 +219,8 @@ impl Supervisor {
         let mut snapshots = self.control.snapshots();
         let mut monitor = NodeMonitor::new()?;
         let mut ticks = tokio::time::interval(RECONCILE);
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => self.obey(command).await,
@@ -240,16 +254,16 @@ impl Supervisor {
         match command {
             Command::Status(answer) => {
                 answer.send(self.status()).ok();
-            },
+            }
             Command::ListEndpoints(answer) => {
                 answer.send(self.endpoints()).ok();
-            },
+            }
             Command::AddEndpoint(spec, answer) => {
                 answer.send(self.add(spec).await).ok();
-            },
+            }
             Command::DeleteEndpoint(pod, answer) => {
                 answer.send(self.delete(&pod).await).ok();
-            },
+            }
             Command::Synchronise(answer) => {
                 let revision = self.control.rescan().await.0;
                 let snapshot = Arc::clone(&self.control.snapshots().borrow());
@@ -267,9 +281,10 @@ impl Supervisor {
                 &format!("interface: `{}` does not exist", spec.interface),
             ));
         }
-        let known = self.registry.get(&spec.pod).is_some_and(|endpoint| {
-            endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some()
-        });
+        let known = self
+            .registry
+            .get(&spec.pod)
+            .is_some_and(|endpoint| endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some());
         let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
         if !known && let Err(error) = self.attach(&endpoint).await {
             self.detach(&endpoint).await;
@@ -280,7 +295,10 @@ impl Supervisor {
 
     async fn delete(&mut self, pod: &PodName) -> Result<EndpointStatus, ApiError> {
         let Some(endpoint) = self.registry.get(pod).cloned() else {
-            return Err(ApiError::new(ErrorCode::NotFound, &format!("pod: {pod} is no endpoint")));
+            return Err(ApiError::new(
+                ErrorCode::NotFound,
+                &format!("pod: {pod} is no endpoint"),
+            ));
         };
         let last = self.endpoint_status(&endpoint);
         self.detach(&endpoint).await;
@@ -346,7 +364,10 @@ impl Supervisor {
         let endpoint = self.registry.by_interface(name).cloned();
         match endpoint {
             Some(endpoint)
-                if self.dataplane.attached(endpoint.key).is_none_or(|attached| attached.device.index == index) =>
+                if self
+                    .dataplane
+                    .attached(endpoint.key)
+                    .is_none_or(|attached| attached.device.index == index) =>
             {
                 tracing::info!(pod = %endpoint.spec.pod, interface = name, "interface is gone");
                 self.detach(&endpoint).await;
@@ -357,8 +378,14 @@ impl Supervisor {
 
     /// Brings the node to what the endpoints need, and serves the host pairs again if somebody removed them.
     async fn reconcile(&mut self) {
-        let pods = self.registry.endpoints().flat_map(|endpoint| endpoint.spec.addresses().collect::<Vec<_>>());
-        let desired = NodeState { pods: pods.collect(), ..NodeState::default() };
+        let pods = self
+            .registry
+            .endpoints()
+            .flat_map(|endpoint| endpoint.spec.addresses().collect::<Vec<_>>());
+        let desired = NodeState {
+            pods: pods.collect(),
+            ..NodeState::default()
+        };
         let report = match self.reconciler.reconcile(&desired).await {
             Ok(report) => report,
             Err(error) => {
@@ -371,14 +398,20 @@ impl Supervisor {
         self.node_warnings = report.warnings.iter().map(ToString::to_string).collect();
         if report.has_recreated(&KEEPER_PAIR) {
             // The UMEM's own device is gone and no socket can be bound any more: only a new process can.
-            tracing::error!("{} was removed: ending, so that the agent is started anew", KEEPER_PAIR.outer);
+            tracing::error!(
+                "{} was removed: ending, so that the agent is started anew",
+                KEEPER_PAIR.outer
+            );
             std::process::exit(1);
         }
         for (pair, slot) in [(&HOST_PAIR, Slot::HOST), (&FORWARD_PAIR, Slot::FORWARD)] {
             if !report.has_recreated(pair) {
                 continue;
             }
-            let key = EndpointKey { slot, generation: policy::SlotGeneration(0) };
+            let key = EndpointKey {
+                slot,
+                generation: policy::SlotGeneration(0),
+            };
             let served = block_in_place(|| self.dataplane.stop(key));
             let inner = self.devices.find(pair.inner).await;
             let served = served.map_err(anyhow::Error::from).and_then(|()| {
@@ -393,7 +426,10 @@ impl Supervisor {
     }
 
     fn endpoints(&self) -> Vec<EndpointStatus> {
-        self.registry.endpoints().map(|endpoint| self.endpoint_status(endpoint)).collect()
+        self.registry
+            .endpoints()
+            .map(|endpoint| self.endpoint_status(endpoint))
+            .collect()
     }
 
     fn endpoint_status(&self, endpoint: &Endpoint) -> EndpointStatus {
@@ -465,14 +501,20 @@ impl Supervisor {
                     receive_dropped += io.rx_dropped;
                     transmit_dropped += io.tx_dropped;
                     if io.invalid_descriptors > 0 {
-                        warnings.push(format!("slot {}: {} invalid descriptors", key.slot.0, io.invalid_descriptors));
+                        warnings.push(format!(
+                            "slot {}: {} invalid descriptors",
+                            key.slot.0, io.invalid_descriptors
+                        ));
                     }
                 }
             }
             Err(error) => warnings.push(error.to_string()),
         }
         if let Some(since) = source.stale_since {
-            warnings.push(format!("{} cannot be read since {since}: the last good state is enforced", self.manifests));
+            warnings.push(format!(
+                "{} cannot be read since {since}: the last good state is enforced",
+                self.manifests
+            ));
         }
         let problems = source.errors.iter().map(problem);
         Status {
@@ -522,7 +564,11 @@ fn problem(error: &control::ObjectError) -> String {
     if let Some(line) = error.line {
         text.push_str(&format!(":{line}"));
     }
-    for part in [error.object.as_deref().unwrap_or_default(), &error.field, &error.message] {
+    for part in [
+        error.object.as_deref().unwrap_or_default(),
+        &error.field,
+        &error.message,
+    ] {
         if !part.is_empty() {
             text.push_str(": ");
             text.push_str(part);

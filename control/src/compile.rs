@@ -138,7 +138,10 @@ fn services(index: &Index) -> ServiceTable {
         let frontends = |port: &crate::object::ServicePort| {
             // A pod's packets to a NodePort of this node are translated at the pod, which keeps its identity; those of others
             // come through the kernel, masqueraded.
-            let of_node = port.node_port.iter().flat_map(|port| node.iter().map(|addr| (*addr, *port)));
+            let of_node = port
+                .node_port
+                .iter()
+                .flat_map(|port| node.iter().map(|addr| (*addr, *port)));
             let own = service.cluster_ips.iter().map(|addr| (*addr, port.port));
             own.chain(of_node).collect::<Vec<_>>()
         };

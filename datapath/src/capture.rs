@@ -32,7 +32,10 @@ pub struct Capture {
 
 impl Default for Capture {
     fn default() -> Self {
-        Self { snaplen: AtomicU32::new(0), queue: ArrayQueue::new(QUEUE) }
+        Self {
+            snaplen: AtomicU32::new(0),
+            queue: ArrayQueue::new(QUEUE),
+        }
     }
 }
 

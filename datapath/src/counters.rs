@@ -17,7 +17,8 @@ impl Counter {
     /// Adds `n`. Only the owning worker may call this.
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        self.0
+            .store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
     /// Sets the value. Only the owning worker may call this.
@@ -129,7 +130,9 @@ pub struct Counters {
 impl Default for Counters {
     fn default() -> Self {
         Self {
-            dropped: Box::new(std::array::from_fn(|_| std::array::from_fn(|_| Counter::default()))),
+            dropped: Box::new(std::array::from_fn(|_| {
+                std::array::from_fn(|_| Counter::default())
+            })),
             stages: std::array::from_fn(|_| Counter::default()),
             slots: (0..SLOTS).map(|_| SlotCounters::default()).collect(),
             forwarded_packets: Counter::default(),
@@ -168,13 +171,19 @@ impl Counters {
     /// Packets dropped for `reason`.
     #[must_use]
     pub fn dropped_in_all(&self, reason: DropReason) -> u64 {
-        self.dropped.iter().map(|column| column[reason as usize].get()).sum()
+        self.dropped
+            .iter()
+            .map(|column| column[reason as usize].get())
+            .sum()
     }
 
     /// Packets dropped for any reason.
     #[must_use]
     pub fn dropped_total(&self) -> u64 {
-        DropReason::ALL.iter().map(|reason| self.dropped_in_all(*reason)).sum()
+        DropReason::ALL
+            .iter()
+            .map(|reason| self.dropped_in_all(*reason))
+            .sum()
     }
 
     /// Packets that entered `stage`.

@@ -24,7 +24,10 @@ impl<const N: usize> InlineText<N> {
         let mut bytes = [0; N];
         let len = text.len().min(N).min(usize::from(u8::MAX));
         bytes[..len].copy_from_slice(&text[..len]);
-        Self { bytes, len: u8::try_from(len).unwrap_or(u8::MAX) }
+        Self {
+            bytes,
+            len: u8::try_from(len).unwrap_or(u8::MAX),
+        }
     }
 
     /// The text; bytes that are no UTF-8 are replaced.

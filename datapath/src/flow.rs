@@ -53,8 +53,14 @@ pub struct FlowKey {
 impl FlowKey {
     /// No flow.
     pub const UNSPECIFIED: Self = Self {
-        source: Peer { addr: [0; 16], port: 0 },
-        destination: Peer { addr: [0; 16], port: 0 },
+        source: Peer {
+            addr: [0; 16],
+            port: 0,
+        },
+        destination: Peer {
+            addr: [0; 16],
+            port: 0,
+        },
         protocol: Protocol::ANY,
     };
 
@@ -71,7 +77,11 @@ impl FlowKey {
     /// The same flow as the other side names it.
     #[must_use]
     pub const fn reversed(&self) -> Self {
-        Self { source: self.destination, destination: self.source, protocol: self.protocol }
+        Self {
+            source: self.destination,
+            destination: self.source,
+            protocol: self.protocol,
+        }
     }
 }
 
@@ -183,6 +193,9 @@ mod tests {
             buckets[(hash & 255) as usize] += 1;
         }
         let (least, most) = (buckets.iter().min().unwrap(), buckets.iter().max().unwrap());
-        assert!(*least > 128 && *most < 512, "least {least}, most {most} of 256 expected");
+        assert!(
+            *least > 128 && *most < 512,
+            "least {least}, most {most} of 256 expected"
+        );
     }
 }

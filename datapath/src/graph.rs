@@ -13,9 +13,9 @@ use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapsho
 use crate::capture::{Capture, CapturedPacket};
 use crate::conntrack::table::Found;
 use crate::conntrack::{Conntrack, EntryId, TcpState};
-use crate::flow::FlowDirection;
 use crate::counters::{Counters, Stage};
 use crate::event::{FlowEvent, FlowEventKind};
+use crate::flow::FlowDirection;
 use crate::flow::{FlowHasher, FlowKey};
 use crate::fragment::{FragmentLimits, FragmentTable, Released};
 use crate::interface::InterfaceConfig;
@@ -42,7 +42,12 @@ pub struct GraphConfig {
 
 impl Default for GraphConfig {
     fn default() -> Self {
-        Self { flows: 262_144, flows_per_endpoint: 65_536, translations: 65_536, l7_flows: 8192 }
+        Self {
+            flows: 262_144,
+            flows_per_endpoint: 65_536,
+            translations: 65_536,
+            l7_flows: 8192,
+        }
     }
 }
 
@@ -95,7 +100,11 @@ pub struct Refusal {
 
 impl From<DropReason> for Refusal {
     fn from(reason: DropReason) -> Self {
-        Self { reason, direction: None, rule: None }
+        Self {
+            reason,
+            direction: None,
+            rule: None,
+        }
     }
 }
 
@@ -203,18 +212,27 @@ impl Graph {
     pub fn detach(&mut self, key: EndpointKey) {
         self.interfaces.detach(key);
         let (translations, l7) = (&mut self.translations, &mut self.l7);
-        self.conntrack.remove_endpoint(key, |entry| forget(translations, l7, entry));
+        self.conntrack
+            .remove_endpoint(key, |entry| forget(translations, l7, entry));
         stage::fragment::forget(self, key);
     }
 
     /// Frames that are held on purpose: early fragments.
     #[must_use]
     pub fn held_frames(&self) -> usize {
-        self.fragments.held_packets().map(|transit| transit.packet.frames()).sum()
+        self.fragments
+            .held_packets()
+            .map(|transit| transit.packet.frames())
+            .sum()
     }
 
     /// Runs the stages over one batch from `sender`; what is to be sent goes to `outbox`, with its receiver.
-    pub fn run(&mut self, sender: EndpointKey, rx: &mut Vec<Packet>, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    pub fn run(
+        &mut self,
+        sender: EndpointKey,
+        rx: &mut Vec<Packet>,
+        outbox: &mut Vec<(EndpointKey, Packet)>,
+    ) {
         self.count_received(sender.slot, rx);
         let mut batch = std::mem::take(&mut self.batch);
         for packet in rx.drain(..) {
@@ -223,7 +241,8 @@ impl Graph {
         if !batch.is_empty() {
             self.counters.stage(Stage::Conntrack).add(batch.len() as u64);
             self.keys.clear();
-            self.keys.extend(batch.iter().map(|transit| (transit.key, transit.hash)));
+            self.keys
+                .extend(batch.iter().map(|transit| (transit.key, transit.hash)));
             let mut found = std::mem::take(&mut self.found);
             self.conntrack.lookup_batch(&self.keys, &mut found);
             for (transit, found) in batch.drain(..).zip(found.iter()) {
@@ -273,7 +292,9 @@ impl Graph {
     /// Looks at the next places of every table and forgets what has expired.
     pub fn expire(&mut self, budget: usize) {
         let (translations, l7) = (&mut self.translations, &mut self.l7);
-        self.conntrack.sweep(self.clock.seconds(), budget, |entry| forget(translations, l7, entry));
+        self.conntrack.sweep(self.clock.seconds(), budget, |entry| {
+            forget(translations, l7, entry)
+        });
         stage::fragment::expire(self, budget);
         self.counters.flows.set(self.conntrack.len() as u64);
         self.counters.translations.set(self.translations.len() as u64);
@@ -310,19 +331,31 @@ impl Graph {
     ) -> Option<Packet> {
         let interface = *self.interfaces.get(receiver)?;
         let Some(mut packet) = self.frames.allocate(FRAME_CAPACITY) else {
-            self.counters.drop_packet(DropReason::FrameQuota, None, receiver.slot);
+            self.counters
+                .drop_packet(DropReason::FrameQuota, None, receiver.slot);
             return None;
         };
         let (read, frame) = match source {
             Some(source) => self.frames.read_write(source, &mut packet),
             None => (&[][..], self.frames.linear_mut(&mut packet)),
         };
-        let len = frame.split_at_mut_checked(ethernet::HEADER_LEN).and_then(|(header, ip)| {
-            let len = write(read, ip)?;
-            let ethertype = if ip.first()? >> 4 == 4 { EtherType::IPV4 } else { EtherType::IPV6 };
-            Ethernet { destination: interface.peer_mac, source: interface.local_mac, ethertype }.write(header)?;
-            Some(ethernet::HEADER_LEN + len)
-        });
+        let len = frame
+            .split_at_mut_checked(ethernet::HEADER_LEN)
+            .and_then(|(header, ip)| {
+                let len = write(read, ip)?;
+                let ethertype = if ip.first()? >> 4 == 4 {
+                    EtherType::IPV4
+                } else {
+                    EtherType::IPV6
+                };
+                Ethernet {
+                    destination: interface.peer_mac,
+                    source: interface.local_mac,
+                    ethertype,
+                }
+                .write(header)?;
+                Some(ethernet::HEADER_LEN + len)
+            });
         match len {
             Some(len) => {
                 self.frames.truncate(&mut packet, len);
@@ -339,25 +372,45 @@ impl Graph {
         self.counters.stage(Stage::Parse).add(rx.len() as u64);
         if let Some(counters) = self.counters.slot(slot) {
             counters.rx_packets.add(rx.len() as u64);
-            counters.rx_bytes.add(rx.iter().map(Packet::len).sum::<usize>() as u64);
+            counters
+                .rx_bytes
+                .add(rx.iter().map(Packet::len).sum::<usize>() as u64);
         }
     }
 
     /// Sends a packet on; the last thing that happens to it here.
-    pub(crate) fn send(&mut self, receiver: EndpointKey, packet: Packet, sender: EndpointKey, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    pub(crate) fn send(
+        &mut self,
+        receiver: EndpointKey,
+        packet: Packet,
+        sender: EndpointKey,
+        outbox: &mut Vec<(EndpointKey, Packet)>,
+    ) {
         self.record(&packet, sender, Verdict::Forwarded);
         outbox.push((receiver, packet));
     }
 
     /// Counts a packet that the worker made itself, and sends it.
-    pub(crate) fn send_own(&mut self, receiver: EndpointKey, packet: Packet, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    pub(crate) fn send_own(
+        &mut self,
+        receiver: EndpointKey,
+        packet: Packet,
+        outbox: &mut Vec<(EndpointKey, Packet)>,
+    ) {
         self.counters.generated.add(1);
         self.send(receiver, packet, receiver, outbox);
     }
 
     /// Drops a packet that has no flow yet: counted, captured, reported.
-    pub(crate) fn drop_packet(&mut self, packet: Packet, sender: EndpointKey, refusal: Refusal, event: Option<FlowEvent>) {
-        self.counters.drop_packet(refusal.reason, refusal.direction, sender.slot);
+    pub(crate) fn drop_packet(
+        &mut self,
+        packet: Packet,
+        sender: EndpointKey,
+        refusal: Refusal,
+        event: Option<FlowEvent>,
+    ) {
+        self.counters
+            .drop_packet(refusal.reason, refusal.direction, sender.slot);
         self.record(&packet, sender, Verdict::Dropped(refusal.reason));
         self.frames.release(packet);
         if let Some(event) = event {
@@ -366,9 +419,18 @@ impl Graph {
     }
 
     /// Drops a packet of a flow.
-    pub(crate) fn refuse(&mut self, transit: Transit, source: Identity, destination: Identity, refusal: Refusal) {
-        let kind =
-            FlowEventKind::Dropped { reason: refusal.reason, direction: refusal.direction, rule: refusal.rule };
+    pub(crate) fn refuse(
+        &mut self,
+        transit: Transit,
+        source: Identity,
+        destination: Identity,
+        refusal: Refusal,
+    ) {
+        let kind = FlowEventKind::Dropped {
+            reason: refusal.reason,
+            direction: refusal.direction,
+            rule: refusal.rule,
+        };
         let event = self.event(&transit, source, destination, kind);
         self.drop_packet(transit.packet, transit.sender, refusal, Some(event));
     }
@@ -381,7 +443,13 @@ impl Graph {
     }
 
     /// An event of this packet.
-    pub(crate) fn event(&self, transit: &Transit, source: Identity, destination: Identity, kind: FlowEventKind) -> FlowEvent {
+    pub(crate) fn event(
+        &self,
+        transit: &Transit,
+        source: Identity,
+        destination: Identity,
+        kind: FlowEventKind,
+    ) -> FlowEvent {
         let key = &transit.key;
         FlowEvent {
             time_ns: self.clock.unix_ns,
@@ -411,14 +479,22 @@ impl Graph {
     }
 
     fn record(&self, packet: &Packet, sender: EndpointKey, verdict: Verdict) {
-        let Some(snaplen) = self.capture.snaplen() else { return };
+        let Some(snaplen) = self.capture.snaplen() else {
+            return;
+        };
         let mut bytes = Vec::with_capacity(snaplen.min(packet.len()));
         for segment in self.frames.segments(packet) {
             let room = snaplen.saturating_sub(bytes.len());
             bytes.extend(segment.iter().take(room));
         }
         let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
-        let copy = CapturedPacket { time_ns: self.clock.unix_ns, sender, verdict, len, bytes };
+        let copy = CapturedPacket {
+            time_ns: self.clock.unix_ns,
+            sender,
+            verdict,
+            len,
+            bytes,
+        };
         if !self.capture.push(copy) {
             self.counters.captures_lost.add(1);
         }

@@ -57,7 +57,11 @@ impl FromStr for MacAddr {
             let part = parts.next().filter(|p| p.len() == 2).ok_or_else(error)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_not_hex| error())?;
         }
-        if parts.next().is_some() { Err(error()) } else { Ok(Self(octets)) }
+        if parts.next().is_some() {
+            Err(error())
+        } else {
+            Ok(Self(octets))
+        }
     }
 }
 

@@ -32,12 +32,15 @@ impl InterfaceTable {
             self.by_slot.resize(config.key.slot.index() + 1, None);
         }
         self.by_slot[config.key.slot.index()] = Some(config);
-        self.by_address.extend(addresses(&config).map(|addr| (addr, config.key)));
+        self.by_address
+            .extend(addresses(&config).map(|addr| (addr, config.key)));
     }
 
     /// Removes an interface.
     pub fn detach(&mut self, key: EndpointKey) {
-        let Some(place) = self.by_slot.get_mut(key.slot.index()) else { return };
+        let Some(place) = self.by_slot.get_mut(key.slot.index()) else {
+            return;
+        };
         if place.is_some_and(|config| config.key == key) {
             *place = None;
             self.by_address.retain(|_, owner| *owner != key);
@@ -47,7 +50,10 @@ impl InterfaceTable {
     /// The interface, if the slot still has this occupant.
     #[must_use]
     pub fn get(&self, key: EndpointKey) -> Option<&InterfaceConfig> {
-        self.by_slot.get(key.slot.index())?.as_ref().filter(|config| config.key == key)
+        self.by_slot
+            .get(key.slot.index())?
+            .as_ref()
+            .filter(|config| config.key == key)
     }
 
     /// The present occupant of a slot.

@@ -71,7 +71,10 @@ impl L7Flow {
         }
         self.last_opened = Some((client_next, server_next));
         self.pending = None;
-        self.phase = Phase::Open { client_next, server_next };
+        self.phase = Phase::Open {
+            client_next,
+            server_next,
+        };
         self.gate.reset(client_next, server_next);
         true
     }
@@ -79,7 +82,10 @@ impl L7Flow {
     /// The timestamps option of a segment in the server's name (RFC 7323, 3.2).
     #[must_use]
     pub fn server_option(&self) -> Option<Timestamps> {
-        Some(Timestamps { value: self.server_timestamp?, echo: self.client_timestamp? })
+        Some(Timestamps {
+            value: self.server_timestamp?,
+            echo: self.client_timestamp?,
+        })
     }
 }
 
@@ -96,7 +102,12 @@ impl L7Flows {
     /// Room for `capacity` flows; memory is taken as they come.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { flows: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity), capacity, shares: Reservation::new(capacity) }
+        Self {
+            flows: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
+            capacity,
+            shares: Reservation::new(capacity),
+        }
     }
 
     /// Flows that have L7 state.
@@ -113,7 +124,10 @@ impl L7Flows {
 
     /// State for a flow of `owner` whose SYN goes by; `None` when all are taken, or the rest is reserved for others.
     pub fn begin(&mut self, owner: Slot, client_next: u32) -> Option<u32> {
-        if !self.shares.admits(owner, self.capacity.saturating_sub(self.len())) {
+        if !self
+            .shares
+            .admits(owner, self.capacity.saturating_sub(self.len()))
+        {
             return None;
         }
         let index = match self.free.pop() {

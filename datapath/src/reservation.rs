@@ -23,7 +23,11 @@ impl Reservation {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let reserve = capacity / 8;
-        Self { held: vec![0; SLOTS], reserve, few: u32::try_from(reserve / 128).unwrap_or(u32::MAX).max(1) }
+        Self {
+            held: vec![0; SLOTS],
+            reserve,
+            few: u32::try_from(reserve / 128).unwrap_or(u32::MAX).max(1),
+        }
     }
 
     /// Places that the slot holds.

@@ -58,7 +58,12 @@ impl Translations {
     pub fn new(capacity: usize, seed: u64) -> Self {
         // Twice the room, so that deleted entries never make the map grow.
         let sticky = HashMap::with_capacity(capacity * 2);
-        Self { sticky, capacity, shares: Reservation::new(capacity), salt: seed | 1 }
+        Self {
+            sticky,
+            capacity,
+            shares: Reservation::new(capacity),
+            salt: seed | 1,
+        }
     }
 
     /// Translations in the table.
@@ -100,7 +105,9 @@ impl Translations {
         let is_tcp = sent.protocol == Protocol::TCP;
         if let Some(known) = known.filter(|_| is_tcp) {
             // A connection stays with its backend, whatever has become of the service; a SYN on a closed one is a new one.
-            let entry = conntrack.lookup(&known.key, conntrack.hash(&known.key)).and_then(|(id, _)| conntrack.get(id));
+            let entry = conntrack
+                .lookup(&known.key, conntrack.hash(&known.key))
+                .and_then(|(id, _)| conntrack.get(id));
             if !begins || entry.is_some_and(|entry| !entry.tcp.may_reopen()) {
                 return Ok(Some(*known));
             }
@@ -112,7 +119,11 @@ impl Translations {
         };
         if let Some(known) = known.filter(|_| !is_tcp) {
             let backend = known.key.destination;
-            if service.backends.iter().any(|b| b.port == backend.port && b.addr == backend.addr()) {
+            if service
+                .backends
+                .iter()
+                .any(|b| b.port == backend.port && b.addr == backend.addr())
+            {
                 return Ok(Some(*known));
             }
         }
@@ -123,10 +134,19 @@ impl Translations {
     }
 
     /// A backend for a new flow, and a client port by which the backend can tell it from others.
-    fn choose(&self, service: &Service, conntrack: &Conntrack, sent: &FlowKey) -> Result<Translated, DropReason> {
+    fn choose(
+        &self,
+        service: &Service,
+        conntrack: &Conntrack,
+        sent: &FlowKey,
+    ) -> Result<Translated, DropReason> {
         let random = conntrack.hash(sent) ^ self.salt;
-        let start = random.checked_rem(service.backends.len() as u64).ok_or(DropReason::NoBackend)?;
-        let backend = usize::try_from(start).ok().and_then(|at| service.backends.get(at));
+        let start = random
+            .checked_rem(service.backends.len() as u64)
+            .ok_or(DropReason::NoBackend)?;
+        let backend = usize::try_from(start)
+            .ok()
+            .and_then(|at| service.backends.get(at));
         let backend = backend.ok_or(DropReason::NoBackend)?;
         let own = sent.source.addr();
         let hairpin = backend.addr == own;
@@ -136,16 +156,29 @@ impl Translations {
             IpAddr::V6(_) => Peer::new(HAIRPIN_V6.into(), sent.source.port),
         };
         let destination = Peer::new(backend.addr, backend.port);
-        let mut key = FlowKey { source: client, destination, protocol: sent.protocol };
-        let translation = Translation { frontend: sent.destination, client: sent.source };
+        let mut key = FlowKey {
+            source: client,
+            destination,
+            protocol: sent.protocol,
+        };
+        let translation = Translation {
+            frontend: sent.destination,
+            client: sent.source,
+        };
         let taken = |key: &FlowKey| {
-            let found = conntrack.lookup(key, conntrack.hash(key)).and_then(|(id, _)| conntrack.get(id));
+            let found = conntrack
+                .lookup(key, conntrack.hash(key))
+                .and_then(|(id, _)| conntrack.get(id));
             found.is_some_and(|entry| entry.translation != Some(translation) && !entry.tcp.may_reopen())
         };
         let range = u64::from(u16::MAX - FIRST_REMAPPED_PORT) + 1;
         for attempt in 0..=REMAP_TRIES {
             if !taken(&key) {
-                return Ok(Translated { key, translation, hairpin });
+                return Ok(Translated {
+                    key,
+                    translation,
+                    hairpin,
+                });
             }
             let offset = random.rotate_left(u32::from(attempt) * 3 + 7) % range;
             key.source.port = FIRST_REMAPPED_PORT + u16::try_from(offset).unwrap_or(0);
@@ -156,12 +189,16 @@ impl Translations {
     /// Whether `sender` may have another translation.
     #[must_use]
     pub fn has_room(&self, sender: Slot) -> bool {
-        self.shares.admits(sender, self.capacity.saturating_sub(self.sticky.len()))
+        self.shares
+            .admits(sender, self.capacity.saturating_sub(self.sticky.len()))
     }
 
     /// Keeps the translation of a flow that conntrack knows now.
     pub fn keep(&mut self, sender: Slot, translated: &Translated) {
-        let sticky_key = StickyKey { sender, sent: sent(&translated.key, &translated.translation) };
+        let sticky_key = StickyKey {
+            sender,
+            sent: sent(&translated.key, &translated.translation),
+        };
         if self.sticky.insert(sticky_key, *translated).is_none() {
             self.shares.take(sender);
         }
@@ -170,13 +207,22 @@ impl Translations {
     /// The flow that `sender`'s packets `sent` become, if they are translated.
     #[must_use]
     pub fn find(&self, sender: Slot, sent: &FlowKey) -> Option<FlowKey> {
-        self.sticky.get(&StickyKey { sender, sent: *sent }).map(|known| known.key)
+        self.sticky
+            .get(&StickyKey { sender, sent: *sent })
+            .map(|known| known.key)
     }
 
     /// Forgets the translation of a flow that conntrack has forgotten.
     pub fn forget(&mut self, sender: Slot, key: &FlowKey, translation: &Translation) {
-        let sticky_key = StickyKey { sender, sent: sent(key, translation) };
-        if self.sticky.get(&sticky_key).is_some_and(|known| known.key == *key) {
+        let sticky_key = StickyKey {
+            sender,
+            sent: sent(key, translation),
+        };
+        if self
+            .sticky
+            .get(&sticky_key)
+            .is_some_and(|known| known.key == *key)
+        {
             self.sticky.remove(&sticky_key);
             self.shares.give_back(sender);
         }
@@ -185,7 +231,11 @@ impl Translations {
 
 /// The flow as its client sends it.
 fn sent(key: &FlowKey, translation: &Translation) -> FlowKey {
-    FlowKey { source: translation.client, destination: translation.frontend, protocol: key.protocol }
+    FlowKey {
+        source: translation.client,
+        destination: translation.frontend,
+        protocol: key.protocol,
+    }
 }
 
 #[cfg(test)]

@@ -72,7 +72,10 @@ pub struct WorkerConfig {
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { graph: GraphConfig::default(), spin: 2000 }
+        Self {
+            graph: GraphConfig::default(),
+            spin: 2000,
+        }
     }
 }
 
@@ -154,7 +157,9 @@ impl WorkerHandle {
     /// # Errors
     /// [`CommandError`]; the command was not taken.
     pub fn send(&self, command: Command) -> Result<(), CommandError> {
-        self.commands.push(command).map_err(|_refused| CommandError::Full)?;
+        self.commands
+            .push(command)
+            .map_err(|_refused| CommandError::Full)?;
         Ok(self.waker.wake()?)
     }
 
@@ -221,7 +226,10 @@ fn queue(served: &mut Served, graph: &mut Graph, packet: Packet) -> Result<(), (
     if served.io.transmitting() + packet.frames() > MOST_TRANSMITTING {
         return Err((packet, DropReason::FrameQuota));
     }
-    served.io.transmit(graph.frames_mut(), packet).map_err(|packet| (packet, DropReason::TxFull))
+    served
+        .io
+        .transmit(graph.frames_mut(), packet)
+        .map_err(|packet| (packet, DropReason::TxFull))
 }
 
 impl Worker {
@@ -281,7 +289,10 @@ impl Worker {
     fn clock(&self) -> Clock {
         let mono_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { mono_ns, unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX) }
+        Clock {
+            mono_ns,
+            unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX),
+        }
     }
 
     /// One iteration of the loop; `false` when the worker was told to stop. Public for tests and benches, which own the thread.
@@ -309,7 +320,8 @@ impl Worker {
         if periods > 0 {
             self.swept_at = clock.mono_ns;
             // A worker that slept looks at what it would have looked at awake.
-            self.graph.expire(SWEEP_BUDGET * usize::try_from(periods).unwrap_or(MOST_PERIODS).min(MOST_PERIODS));
+            self.graph
+                .expire(SWEEP_BUDGET * usize::try_from(periods).unwrap_or(MOST_PERIODS).min(MOST_PERIODS));
             self.level(clock.mono_ns);
         }
         if received > 0 {
@@ -327,13 +339,18 @@ impl Worker {
 
     /// Receives one batch from an interface and runs the graph over it.
     fn serve(&mut self, position: usize) -> usize {
-        let Some(served) = self.served.get_mut(position) else { return 0 };
+        let Some(served) = self.served.get_mut(position) else {
+            return 0;
+        };
         let count = served.io.receive(self.graph.frames_mut(), &mut self.rx, RX_BATCH);
         if count == 0 {
             return 0;
         }
         served.fewest = served.fewest.min(served.level - count.min(served.level));
-        if count == RX_BATCH && served.level < MOST_POSTED && self.level_sum + served.level <= self.graph.frames().total() / 2 {
+        if count == RX_BATCH
+            && served.level < MOST_POSTED
+            && self.level_sum + served.level <= self.graph.frames().total() / 2
+        {
             // More is waiting than one turn takes: a burst must not find the ring empty.
             self.level_sum += served.level;
             served.level *= 2;
@@ -349,9 +366,12 @@ impl Worker {
     fn deliver(&mut self) {
         for (receiver, packet) in self.outbox.drain(..) {
             let position = self.position.get(receiver.slot.index()).copied().flatten();
-            let served = position.and_then(|at| self.served.get_mut(usize::from(at))).filter(|s| s.key == receiver);
+            let served = position
+                .and_then(|at| self.served.get_mut(usize::from(at)))
+                .filter(|s| s.key == receiver);
             let Some(served) = served else {
-                self.graph.undeliverable(packet, DropReason::StaleEndpoint, receiver);
+                self.graph
+                    .undeliverable(packet, DropReason::StaleEndpoint, receiver);
                 continue;
             };
             let len = packet.len();
@@ -400,12 +420,20 @@ impl Worker {
     /// Sleeps until a socket has packets, a command comes or time is up.
     fn sleep(&mut self) -> io::Result<()> {
         let mut in_flight = false;
-        for served in self.served.iter_mut().filter(|served| served.io.transmitting() > 0) {
+        for served in self
+            .served
+            .iter_mut()
+            .filter(|served| served.io.transmitting() > 0)
+        {
             flush(served, &mut self.graph);
             in_flight |= served.io.transmitting() > 0;
         }
         self.counters.sleeps.add(1);
-        let timeout = if in_flight { COMPLETION_SLEEP } else { LONGEST_SLEEP };
+        let timeout = if in_flight {
+            COMPLETION_SLEEP
+        } else {
+            LONGEST_SLEEP
+        };
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -447,19 +475,30 @@ impl Worker {
             self.position.resize(slot + 1, None);
         }
         if let Some(fd) = io.fd()
-            && let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
+            && let Err(error) =
+                self.poll
+                    .registry()
+                    .register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
         {
             // The interface is still served at every wake-up for another reason, at the latest after LONGEST_SLEEP.
             tracing::warn!(%error, slot, "cannot sleep on the interface's socket");
         }
         let total = self.graph.frames().total();
         let level = idle_level(total, self.served.len() + 1);
-        let level = level.min((total / 2).saturating_sub(self.level_sum)).max(LEAST_POSTED);
+        let level = level
+            .min((total / 2).saturating_sub(self.level_sum))
+            .max(LEAST_POSTED);
         io.refill(self.graph.frames_mut(), level);
         self.level_sum += level;
         self.graph.attach(config);
         self.position[slot] = u16::try_from(self.served.len()).ok();
-        self.served.push(Served { key, io, level, fewest: usize::MAX, dirty: false });
+        self.served.push(Served {
+            key,
+            io,
+            level,
+            fewest: usize::MAX,
+            dirty: false,
+        });
     }
 
     fn detach(&mut self, key: EndpointKey) -> Option<Box<dyn PacketIo>> {
@@ -484,7 +523,11 @@ impl Worker {
         WorkerAudit {
             frames: self.graph.frames().audit(),
             held: self.graph.held_frames(),
-            interfaces: self.served.iter().map(|served| (served.key, served.io.statistics())).collect(),
+            interfaces: self
+                .served
+                .iter()
+                .map(|served| (served.key, served.io.statistics()))
+                .collect(),
         }
     }
 

@@ -148,7 +148,9 @@ impl HttpGate {
     /// Sequence number after the highest client byte (or FIN) that was forwarded: the server's RCV.NXT, if nothing was lost.
     #[must_use]
     pub fn client_next(&self) -> u32 {
-        self.client.next().wrapping_add(u32::from(self.client.is_finished()))
+        self.client
+            .next()
+            .wrapping_add(u32::from(self.client.is_finished()))
     }
 
     /// Whether the flow was denied.

@@ -78,7 +78,10 @@ impl std::str::FromStr for PodName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('/') {
             Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self { namespace: namespace.into(), name: name.into() })
+                Ok(Self {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                })
             }
             _ => Err(PodNameError { text: text.into() }),
         }

@@ -21,6 +21,7 @@ pub use ipcache::{IpCache, IpCacheGeneration};
 pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};
 pub use snapshot::{Revision, Snapshot};
 pub use table::{
-    Action, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, Peers, PolicyGeneration, PolicyTable, RuleId,
+    Action, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, Peers, PolicyGeneration, PolicyTable,
+    RuleId,
 };
 pub use verdict::{Direction, DropReason, Protocol, Verdict};

@@ -344,7 +344,9 @@ impl TryFrom<PersistedSnapshot> for Snapshot {
         Ok(Self {
             revision: persisted.revision,
             ipcache: Arc::new(IpCache::new(generation, entries, pod_cidrs)),
-            services: Arc::new(ServiceTable::new(persisted.services).with_node_addresses(persisted.node_addresses)),
+            services: Arc::new(
+                ServiceTable::new(persisted.services).with_node_addresses(persisted.node_addresses),
+            ),
             endpoints: Arc::new(endpoints),
             rules: Arc::new(persisted.rules),
             identities: Arc::new(BTreeMap::from_iter(persisted.identities)),

@@ -64,7 +64,11 @@ impl ServiceTable {
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
         let services: HashMap<_, _> = services.into_iter().map(|s| (s.key, s)).collect();
         let addresses = services.keys().map(|k| k.addr).collect();
-        Self { services, addresses, node: HashSet::new() }
+        Self {
+            services,
+            addresses,
+            node: HashSet::new(),
+        }
     }
 
     /// The same with the node's addresses: a port of theirs that no Service has is no service at all.
@@ -124,11 +128,24 @@ mod tests {
     #[test]
     fn only_node_ports_of_a_node_are_services() {
         let node = Ipv4Addr::new(10, 96, 0, 1).into();
-        let key = ServiceKey { addr: node, port: 30_008, protocol: Protocol::TCP };
-        let service = Service { name: "ns/web".into(), key, backends: Vec::new() };
+        let key = ServiceKey {
+            addr: node,
+            port: 30_008,
+            protocol: Protocol::TCP,
+        };
+        let service = Service {
+            name: "ns/web".into(),
+            key,
+            backends: Vec::new(),
+        };
         let table = ServiceTable::new([service.clone()]).with_node_addresses([node]);
-        assert!(matches!(table.lookup(node, 30_008, Protocol::TCP), ServiceLookup::Service(found) if *found == service));
-        assert!(matches!(table.lookup(node, 22, Protocol::TCP), ServiceLookup::NotService));
+        assert!(
+            matches!(table.lookup(node, 30_008, Protocol::TCP), ServiceLookup::Service(found) if *found == service)
+        );
+        assert!(matches!(
+            table.lookup(node, 22, Protocol::TCP),
+            ServiceLookup::NotService
+        ));
         assert!(!table.is_service_address(node));
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::line::{self, LineError};
-use super::{Status, AgentState, ApiError, Command, ErrorCode, Reply, Request, SOCKET_NAME};
+use super::{AgentState, ApiError, Command, ErrorCode, Reply, Request, SOCKET_NAME, Status};
 use crate::capture::{CapturedPacket, MAX_SNAPLEN};
 use crate::explanation;
 use crate::flow_log::{FlowFilter, KEPT_RECORDS};
@@ -160,7 +160,9 @@ async fn answer(stream: UnixStream, state: &AgentState) -> io::Result<()> {
             .ask(Command::Status)
             .await
             .map(|status| Reply::Status(Box::new(status))),
-        Request::Synchronise => synchronise(state).await.map(|status| Reply::Status(Box::new(status))),
+        Request::Synchronise => synchronise(state)
+            .await
+            .map(|status| Reply::Status(Box::new(status))),
         Request::EndpointAdd(spec) => state
             .ask(|sender| Command::AddEndpoint(spec, sender))
             .await

@@ -43,7 +43,11 @@ pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<Exi
 }
 
 async fn ask(run_dir: &Path, synchronise: bool) -> Result<Status, ClientError> {
-    let request = if synchronise { Request::Synchronise } else { Request::Status };
+    let request = if synchronise {
+        Request::Synchronise
+    } else {
+        Request::Status
+    };
     match Client::ask(run_dir, &request).await? {
         Reply::Status(status) => Ok(*status),
         _ => Err(ClientError::Mismatch),
@@ -105,7 +109,11 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         "Frames:     {} ({} free, {} in rings, {} held)",
         frames.total, frames.free, frames.in_rings, frames.held
     )?;
-    writeln!(out, "Node state: {} repairs, {} packets guarded off", status.repairs, status.guarded)?;
+    writeln!(
+        out,
+        "Node state: {} repairs, {} packets guarded off",
+        status.repairs, status.guarded
+    )?;
     for warning in &status.warnings {
         writeln!(out, "  warning: {warning}")?;
     }

@@ -37,12 +37,21 @@ fn device(link: &LinkMessage) -> Option<Device> {
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::IfName(name) => found.0 = Some(name.clone()),
-            LinkAttribute::Address(bytes) => found.1 = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr),
+            LinkAttribute::Address(bytes) => {
+                found.1 = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr)
+            }
             // Larger MTUs than IP packets have are those of the loopback.
             LinkAttribute::Mtu(mtu) => found.2 = Some(u16::try_from(*mtu).unwrap_or(u16::MAX)),
             _ => {}
         }
     }
-    let (Some(name), Some(mac), Some(mtu)) = found else { return None };
-    Some(Device { index: link.header.index, name, mac, mtu })
+    let (Some(name), Some(mac), Some(mtu)) = found else {
+        return None;
+    };
+    Some(Device {
+        index: link.header.index,
+        name,
+        mac,
+        mtu,
+    })
 }

@@ -916,8 +916,15 @@ spec: {clusterIP: None, ports: [{port: 5432}]}
     assert_eq!(lookup("fd01::7", 80), Some(vec![]), "no slice of the family");
     assert_eq!(lookup("10.96.0.7", 82), Some(vec!["no such port".into()]));
     let node_port = lookup("172.18.0.2", 30_008);
-    assert_eq!(node_port, Some(vec!["10.1.0.3:5000".into(), "10.1.0.4:5000".into()]));
-    assert_eq!(lookup("172.18.0.2", 22), None, "the node's other ports are its own");
+    assert_eq!(
+        node_port,
+        Some(vec!["10.1.0.3:5000".into(), "10.1.0.4:5000".into()])
+    );
+    assert_eq!(
+        lookup("172.18.0.2", 22),
+        None,
+        "the node's other ports are its own"
+    );
     assert_eq!(
         world.snapshot.services.iter().count(),
         5,

@@ -107,7 +107,10 @@ impl Entry {
     }
 
     pub(super) fn vacant() -> Self {
-        let nobody = EndpointKey { slot: Slot::NONE, generation: SlotGeneration(0) };
+        let nobody = EndpointKey {
+            slot: Slot::NONE,
+            generation: SlotGeneration(0),
+        };
         Self::new(FlowKey::UNSPECIFIED, nobody, nobody)
     }
 

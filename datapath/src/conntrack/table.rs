@@ -24,7 +24,11 @@ struct Bucket {
     spilled: u32,
 }
 
-const EMPTY: Bucket = Bucket { tags: [0; WAYS], entries: [0; WAYS], spilled: 0 };
+const EMPTY: Bucket = Bucket {
+    tags: [0; WAYS],
+    entries: [0; WAYS],
+    spilled: 0,
+};
 
 /// Names an entry; becomes invalid when the entry is removed, even if its place is used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +104,8 @@ impl Conntrack {
     /// Bytes of the table.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.buckets.len() * size_of::<Bucket>() + self.entries.len() * (size_of::<Entry>() + size_of::<u32>())
+        self.buckets.len() * size_of::<Bucket>()
+            + self.entries.len() * (size_of::<Entry>() + size_of::<u32>())
     }
 
     /// Flows that the slot's endpoint has begun.
@@ -129,7 +134,10 @@ impl Conntrack {
 
     fn matches(&self, index: u32, key: &FlowKey) -> Found {
         let entry = &self.entries[index as usize];
-        let id = EntryId { index, generation: entry.generation };
+        let id = EntryId {
+            index,
+            generation: entry.generation,
+        };
         if entry.key == *key {
             return Some((id, FlowDirection::Original));
         }
@@ -181,7 +189,11 @@ impl Conntrack {
             }
             std::hint::black_box(touched);
             for ((key, hash), [index, spilled]) in chunk.iter().zip(&candidates) {
-                let quick = if *index == u32::MAX { None } else { self.matches(*index, key) };
+                let quick = if *index == u32::MAX {
+                    None
+                } else {
+                    self.matches(*index, key)
+                };
                 results.push(match quick {
                     Some(found) => Some(found),
                     // No way of the home bucket has the tag and nothing was spilled: certainly absent.
@@ -195,12 +207,16 @@ impl Conntrack {
     /// The entry, if it still is the one that was found.
     #[must_use]
     pub fn get(&self, id: EntryId) -> Option<&Entry> {
-        self.entries.get(id.index as usize).filter(|entry| entry.live && entry.generation == id.generation)
+        self.entries
+            .get(id.index as usize)
+            .filter(|entry| entry.live && entry.generation == id.generation)
     }
 
     /// The entry, for writing. The key must not be changed.
     pub fn get_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
-        self.entries.get_mut(id.index as usize).filter(|entry| entry.live && entry.generation == id.generation)
+        self.entries
+            .get_mut(id.index as usize)
+            .filter(|entry| entry.live && entry.generation == id.generation)
     }
 
     /// Adds a flow. The caller has looked its key up and found nothing.
@@ -221,7 +237,11 @@ impl Conntrack {
         let (probe, way) = (0..PROBES)
             .find_map(|probe| {
                 let bucket = &self.buckets[(home + probe) & self.mask];
-                bucket.tags.iter().position(|tag| *tag == 0).map(|way| (probe, way))
+                bucket
+                    .tags
+                    .iter()
+                    .position(|tag| *tag == 0)
+                    .map(|way| (probe, way))
             })
             .ok_or(InsertError::Full)?;
         let index = self.free.pop().ok_or(InsertError::Full)?;
@@ -280,21 +300,37 @@ impl Conntrack {
             if self.flows.held(key.slot) + self.ending.held(key.slot) == 0 {
                 break;
             }
-            removed += self.sweep_if(CHUNK, |entry| entry.source == key || entry.destination == key, &mut each);
+            removed += self.sweep_if(
+                CHUNK,
+                |entry| entry.source == key || entry.destination == key,
+                &mut each,
+            );
         }
         removed
     }
 
-    fn sweep_if(&mut self, budget: usize, forget: impl Fn(&Entry) -> bool, each: &mut impl FnMut(&Entry)) -> usize {
+    fn sweep_if(
+        &mut self,
+        budget: usize,
+        forget: impl Fn(&Entry) -> bool,
+        each: &mut impl FnMut(&Entry),
+    ) -> usize {
         let mut removed = 0;
         for _ in 0..budget.min(self.entries.len()) {
-            self.cursor = if self.cursor + 1 >= self.entries.len() { 0 } else { self.cursor + 1 };
+            self.cursor = if self.cursor + 1 >= self.entries.len() {
+                0
+            } else {
+                self.cursor + 1
+            };
             let entry = &self.entries[self.cursor];
             if !entry.live || !forget(entry) {
                 continue;
             }
             #[expect(clippy::cast_possible_truncation, reason = "capacity is a u32")]
-            let id = EntryId { index: self.cursor as u32, generation: entry.generation };
+            let id = EntryId {
+                index: self.cursor as u32,
+                generation: entry.generation,
+            };
             if let Some(entry) = self.remove(id) {
                 each(&entry);
                 removed += 1;

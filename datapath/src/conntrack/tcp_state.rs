@@ -41,7 +41,10 @@ impl TcpState {
     /// Whether the three-way handshake was seen whole.
     #[must_use]
     pub const fn is_synchronised(self) -> bool {
-        matches!(self, Self::Established | Self::FinOriginal | Self::FinReply | Self::Finished | Self::Closed)
+        matches!(
+            self,
+            Self::Established | Self::FinOriginal | Self::FinReply | Self::Finished | Self::Closed
+        )
     }
 
     /// State after a segment with `flags` in `direction`.
@@ -139,7 +142,11 @@ impl TcpWindow {
             FlowDirection::Reply => (&mut self.reply, &mut self.original),
         };
         if !own.seen {
-            *own = Stream { expected: seq, next: end, seen: true };
+            *own = Stream {
+                expected: seq,
+                next: end,
+                seen: true,
+            };
         } else if end.wrapping_sub(own.next) < 1 << 31 {
             own.next = end;
         }
@@ -182,7 +189,11 @@ mod tests {
     const RST: TcpFlags = TcpFlags::RST;
 
     fn run(steps: &[(FlowDirection, TcpFlags)]) -> Result<TcpState, InvalidTransition> {
-        steps.iter().try_fold(TcpState::SynSent, |state, (direction, flags)| state.next(*direction, *flags))
+        steps
+            .iter()
+            .try_fold(TcpState::SynSent, |state, (direction, flags)| {
+                state.next(*direction, *flags)
+            })
     }
 
     #[test]
@@ -214,7 +225,10 @@ mod tests {
     #[test]
     fn reset_closes_at_once() {
         assert_eq!(run(&[(Reply, RST)]), Ok(TcpState::Closed));
-        assert_eq!(run(&[(Reply, SYN_ACK), (Original, ACK), (Original, RST)]), Ok(TcpState::Closed));
+        assert_eq!(
+            run(&[(Reply, SYN_ACK), (Original, ACK), (Original, RST)]),
+            Ok(TcpState::Closed)
+        );
     }
 
     #[test]
@@ -223,7 +237,13 @@ mod tests {
         window.observe(Original, 100, 101, None);
         window.observe(Reply, 500, 501, Some(101));
         window.observe(Original, 101, 151, Some(501));
-        for (seq, taken) in [(100, false), (101, true), (151, true), (152, false), (9_000, false)] {
+        for (seq, taken) in [
+            (100, false),
+            (101, true),
+            (151, true),
+            (152, false),
+            (9_000, false),
+        ] {
             assert_eq!(window.takes_reset(Original, seq), taken, "{seq}");
         }
         window.observe(Reply, 501, 501, Some(151));

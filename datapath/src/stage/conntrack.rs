@@ -25,11 +25,13 @@ pub fn run(graph: &mut Graph, transit: &Transit, found: Found) -> Result<Tracked
             Continued::Reopened(index) => l7 = index,
         }
     }
-    begin_flow(graph, transit).map(|tracked| Tracked { l7, ..tracked }).inspect_err(|_refusal| {
-        if let Some(index) = l7 {
-            graph.l7.release(index);
-        }
-    })
+    begin_flow(graph, transit)
+        .map(|tracked| Tracked { l7, ..tracked })
+        .inspect_err(|_refusal| {
+            if let Some(index) = l7 {
+                graph.l7.release(index);
+            }
+        })
 }
 
 /// What a packet with a known tuple does.
@@ -47,7 +49,9 @@ fn continue_flow(
     id: EntryId,
     direction: FlowDirection,
 ) -> Result<Continued, Refusal> {
-    let Some(entry) = graph.conntrack.get(id).copied() else { return Ok(Continued::Reopened(None)) };
+    let Some(entry) = graph.conntrack.get(id).copied() else {
+        return Ok(Continued::Reopened(None));
+    };
     let flags = match transit.headers.l4 {
         L4::Tcp(tcp) => Some(tcp.flags),
         _ => None,
@@ -63,13 +67,24 @@ fn continue_flow(
         return Err(DropReason::NoNatMapping.into());
     }
     let tcp = next_state(&entry, direction, transit)?;
-    Ok(Continued::Flow(Tracked { entry: Some(id), direction, destination: entry.destination, tcp, l7: None }))
+    Ok(Continued::Flow(Tracked {
+        entry: Some(id),
+        direction,
+        destination: entry.destination,
+        tcp,
+        l7: None,
+    }))
 }
 
 /// State of the flow once the packet has passed. A reset that its receiver ignores changes nothing.
 fn next_state(entry: &Entry, direction: FlowDirection, transit: &Transit) -> Result<TcpState, Refusal> {
-    let L4::Tcp(tcp) = transit.headers.l4 else { return Ok(entry.tcp) };
-    let next = entry.tcp.next(direction, tcp.flags).map_err(|_invalid| DropReason::InvalidTcp)?;
+    let L4::Tcp(tcp) = transit.headers.l4 else {
+        return Ok(entry.tcp);
+    };
+    let next = entry
+        .tcp
+        .next(direction, tcp.flags)
+        .map_err(|_invalid| DropReason::InvalidTcp)?;
     if !tcp.flags.has(TcpFlags::RST) {
         return Ok(next);
     }
@@ -84,12 +99,15 @@ fn next_state(entry: &Entry, direction: FlowDirection, transit: &Transit) -> Res
 /// Takes note of a packet that passes, in its flow's entry.
 pub fn settle(graph: &mut Graph, transit: &Transit, id: EntryId, direction: FlowDirection, tcp: TcpState) {
     let now = graph.clock.seconds();
-    let Some(entry) = graph.conntrack.get_mut(id) else { return };
+    let Some(entry) = graph.conntrack.get_mut(id) else {
+        return;
+    };
     if let L4::Tcp(header) = transit.headers.l4 {
         // A SYN inside a connection has numbers of another one.
         let is_foreign = header.flags.begins() && entry.tcp.is_synchronised();
         if let (false, Ok(len)) = (is_foreign, u32::try_from(transit.headers.payload_len())) {
-            let control = u32::from(header.flags.has(TcpFlags::SYN)) + u32::from(header.flags.has(TcpFlags::FIN));
+            let control =
+                u32::from(header.flags.has(TcpFlags::SYN)) + u32::from(header.flags.has(TcpFlags::FIN));
             let end = header.seq.wrapping_add(len).wrapping_add(control);
             let ack = header.flags.has(TcpFlags::ACK).then_some(header.ack);
             entry.window.observe(direction, header.seq, end, ack);
@@ -116,7 +134,11 @@ fn check_interface(entry: &Entry, direction: FlowDirection, sender: EndpointKey)
         && of_node(expected)
         && of_node(sender)
         && entry.destination_identity == Identity::HOST;
-    if answers_for_node { Ok(()) } else { Err(DropReason::WrongInterface.into()) }
+    if answers_for_node {
+        Ok(())
+    } else {
+        Err(DropReason::WrongInterface.into())
+    }
 }
 
 /// The first packet of a flow; its entry is made when policy has allowed it.
@@ -125,7 +147,10 @@ fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
         // The first fragment was judged before it and left no flow.
         L4::LaterFragment => return Err(DropReason::FirstFragmentMissing.into()),
         L4::Tcp(tcp) if !tcp.flags.begins() => return Err(DropReason::Midstream.into()),
-        L4::Icmp { body: IcmpBody::Echo(echo), .. } if !echo.is_request => {
+        L4::Icmp {
+            body: IcmpBody::Echo(echo),
+            ..
+        } if !echo.is_request => {
             return Err(DropReason::UnrelatedIcmp.into());
         }
         _ => {}
@@ -145,5 +170,11 @@ fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
         L4::Tcp(_) => TcpState::SynSent,
         _ => TcpState::Untracked,
     };
-    Ok(Tracked { entry: None, direction: FlowDirection::Original, destination: receiver, tcp, l7: None })
+    Ok(Tracked {
+        entry: None,
+        direction: FlowDirection::Original,
+        destination: receiver,
+        tcp,
+        l7: None,
+    })
 }

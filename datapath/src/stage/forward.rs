@@ -3,8 +3,8 @@
 use policy::{DropReason, EndpointKey, Identity};
 
 use super::icmp_error;
-use crate::flow::FlowDirection;
 use crate::counters::Stage;
+use crate::flow::FlowDirection;
 use crate::graph::{Decided, Graph, Refusal, Transit};
 use crate::wire::checksum::L4Checksum;
 use crate::wire::error_message::ErrorMessage;
@@ -28,7 +28,14 @@ pub fn run(
             sides(&transit, entry.translation, decided.direction),
             (entry.source_identity, entry.destination_identity),
         ),
-        None => return graph.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, DropReason::StaleEndpoint.into()),
+        None => {
+            return graph.refuse(
+                transit,
+                Identity::UNKNOWN,
+                Identity::UNKNOWN,
+                DropReason::StaleEndpoint.into(),
+            );
+        }
     };
     let sent = (|| {
         translate(graph, &mut transit, sides)?;
@@ -50,15 +57,21 @@ pub fn run(
 /// What the receiver must see on either side, where it differs from what was sent.
 type Sides = [Option<(Side, crate::flow::Peer)>; 2];
 
-fn sides(transit: &Transit, translation: Option<crate::conntrack::Translation>, direction: FlowDirection) -> Sides {
+fn sides(
+    transit: &Transit,
+    translation: Option<crate::conntrack::Translation>,
+    direction: FlowDirection,
+) -> Sides {
     match (direction, translation) {
         (_, None) => [None, None],
-        (FlowDirection::Original, Some(_)) => {
-            [Some((Side::Destination, transit.key.destination)), Some((Side::Source, transit.key.source))]
-        }
-        (FlowDirection::Reply, Some(translation)) => {
-            [Some((Side::Source, translation.frontend)), Some((Side::Destination, translation.client))]
-        }
+        (FlowDirection::Original, Some(_)) => [
+            Some((Side::Destination, transit.key.destination)),
+            Some((Side::Source, transit.key.source)),
+        ],
+        (FlowDirection::Reply, Some(translation)) => [
+            Some((Side::Source, translation.frontend)),
+            Some((Side::Destination, translation.client)),
+        ],
     }
 }
 
@@ -72,8 +85,13 @@ pub fn check_path(
     receiver: EndpointKey,
     outbox: &mut Vec<(EndpointKey, Packet)>,
 ) -> Result<u16, DropReason> {
-    let Some(to) = graph.interfaces.get(receiver).copied() else { return Err(DropReason::StaleEndpoint) };
-    let from_mtu = graph.interfaces.get(transit.sender).map_or(to.mtu, |from| from.mtu);
+    let Some(to) = graph.interfaces.get(receiver).copied() else {
+        return Err(DropReason::StaleEndpoint);
+    };
+    let from_mtu = graph
+        .interfaces
+        .get(transit.sender)
+        .map_or(to.mtu, |from| from.mtu);
     if transit.headers.ttl <= 1 {
         icmp_error::send(graph, transit, ErrorMessage::TimeExceeded, outbox);
         return Err(DropReason::TtlExceeded);
@@ -98,18 +116,30 @@ fn translate(graph: &mut Graph, transit: &mut Transit, sides: Sides) -> Result<(
 }
 
 fn decrement_ttl(linear: &mut [u8], is_v6: bool) -> Result<(), DropReason> {
-    let packet = linear.get_mut(ethernet::HEADER_LEN..).ok_or(DropReason::InvalidPacket)?;
-    let left = if is_v6 { ipv6::decrement_hop_limit(packet) } else { ipv4::decrement_ttl(packet) };
+    let packet = linear
+        .get_mut(ethernet::HEADER_LEN..)
+        .ok_or(DropReason::InvalidPacket)?;
+    let left = if is_v6 {
+        ipv6::decrement_hop_limit(packet)
+    } else {
+        ipv4::decrement_ttl(packet)
+    };
     left.map(drop).ok_or(DropReason::TtlExceeded)
 }
 
 /// Lowers the MSS that either side offers to what the path carries (RFC 6691: the fixed headers only).
 fn clamp_mss(graph: &mut Graph, transit: &mut Transit, path_mtu: u16) {
-    let L4::Tcp(tcp_header) = transit.headers.l4 else { return };
+    let L4::Tcp(tcp_header) = transit.headers.l4 else {
+        return;
+    };
     if !tcp_header.flags.has(TcpFlags::SYN) || transit.headers.fragment.is_some() {
         return;
     }
-    let ip_header = if transit.headers.is_v6() { ipv6::HEADER_LEN } else { ipv4::HEADER_LEN };
+    let ip_header = if transit.headers.is_v6() {
+        ipv6::HEADER_LEN
+    } else {
+        ipv4::HEADER_LEN
+    };
     let headers = u16::try_from(ip_header + tcp::HEADER_LEN).unwrap_or(u16::MAX);
     let offset = transit.headers.l4_offset();
     if let Some(segment) = graph.frames.linear_mut(&mut transit.packet).get_mut(offset..) {
@@ -122,7 +152,10 @@ fn finish(graph: &mut Graph, transit: &mut Transit, receiver: EndpointKey) -> Re
     if transit.checksum == L4Checksum::Partial {
         let packet = &mut transit.packet;
         let (linear, rest) = graph.frames.linear_and_rest(packet);
-        transit.headers.complete_l4_checksum(linear, rest).ok_or(DropReason::InvalidPacket)?;
+        transit
+            .headers
+            .complete_l4_checksum(linear, rest)
+            .ok_or(DropReason::InvalidPacket)?;
     }
     let to = graph.interfaces.get(receiver).ok_or(DropReason::StaleEndpoint)?;
     let linear = graph.frames.linear_mut(&mut transit.packet);
@@ -130,7 +163,11 @@ fn finish(graph: &mut Graph, transit: &mut Transit, receiver: EndpointKey) -> Re
 }
 
 /// Makes a packet ready for `receiver` without touching its addresses; for packets that are relayed outside a flow's own path.
-pub(super) fn relay(graph: &mut Graph, transit: &mut Transit, receiver: EndpointKey) -> Result<(), DropReason> {
+pub(super) fn relay(
+    graph: &mut Graph,
+    transit: &mut Transit,
+    receiver: EndpointKey,
+) -> Result<(), DropReason> {
     let to = *graph.interfaces.get(receiver).ok_or(DropReason::StaleEndpoint)?;
     if transit.headers.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
@@ -138,6 +175,9 @@ pub(super) fn relay(graph: &mut Graph, transit: &mut Transit, receiver: Endpoint
     if transit.headers.ip_len() > usize::from(to.mtu) {
         return Err(DropReason::FragmentationNeeded);
     }
-    decrement_ttl(graph.frames.linear_mut(&mut transit.packet), transit.headers.is_v6())?;
+    decrement_ttl(
+        graph.frames.linear_mut(&mut transit.packet),
+        transit.headers.is_v6(),
+    )?;
     finish(graph, transit, receiver)
 }

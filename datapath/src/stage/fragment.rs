@@ -17,8 +17,14 @@ pub fn run(graph: &mut Graph, transit: Transit, batch: &mut Vec<Transit>) {
     }
     let mut released = std::mem::take(&mut graph.released);
     let (sender, headers) = (transit.sender, transit.headers);
-    graph.fragments.admit(sender, &headers, transit, graph.clock.mono_ns, &mut released);
-    for Released { packet: transit, outcome } in released.drain(..) {
+    graph
+        .fragments
+        .admit(sender, &headers, transit, graph.clock.mono_ns, &mut released);
+    for Released {
+        packet: transit,
+        outcome,
+    } in released.drain(..)
+    {
         let key = outcome.and_then(|first| {
             let mut as_first = transit.headers;
             (as_first.protocol, as_first.l4) = (first.protocol, first.l4);
@@ -50,12 +56,25 @@ pub fn forget(graph: &mut Graph, sender: policy::EndpointKey) {
 }
 
 fn drop_all(graph: &mut Graph, mut released: Vec<Released<Transit>>) {
-    for Released { packet: transit, outcome } in released.drain(..) {
-        refuse(graph, transit, outcome.err().unwrap_or(DropReason::FirstFragmentMissing));
+    for Released {
+        packet: transit,
+        outcome,
+    } in released.drain(..)
+    {
+        refuse(
+            graph,
+            transit,
+            outcome.err().unwrap_or(DropReason::FirstFragmentMissing),
+        );
     }
     graph.released = released;
 }
 
 fn refuse(graph: &mut Graph, transit: Transit, reason: DropReason) {
-    graph.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, Refusal::from(reason));
+    graph.refuse(
+        transit,
+        Identity::UNKNOWN,
+        Identity::UNKNOWN,
+        Refusal::from(reason),
+    );
 }

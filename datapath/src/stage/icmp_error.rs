@@ -3,7 +3,7 @@
 use policy::{DropReason, EndpointKey, Identity, Slot};
 
 use super::{forward, parse, policy as decision};
-use crate::conntrack::{EntryVerdict};
+use crate::conntrack::EntryVerdict;
 use crate::flow::FlowDirection;
 use crate::flow::FlowKey;
 use crate::graph::{Graph, Refusal, Tracked, Transit};
@@ -35,14 +35,27 @@ pub struct ErrorBudget {
 
 impl Default for ErrorBudget {
     fn default() -> Self {
-        Self { accounts: vec![Account { left: BURST * 1000, refilled_at_ns: 0 }; SLOTS] }
+        Self {
+            accounts: vec![
+                Account {
+                    left: BURST * 1000,
+                    refilled_at_ns: 0
+                };
+                SLOTS
+            ],
+        }
     }
 }
 
 impl ErrorBudget {
     fn take(&mut self, slot: Slot, now_ns: u64) -> bool {
-        let Some(account) = self.accounts.get_mut(slot.index()) else { return false };
-        let gained = now_ns.saturating_sub(account.refilled_at_ns).saturating_mul(PER_SECOND) / 1_000_000;
+        let Some(account) = self.accounts.get_mut(slot.index()) else {
+            return false;
+        };
+        let gained = now_ns
+            .saturating_sub(account.refilled_at_ns)
+            .saturating_mul(PER_SECOND)
+            / 1_000_000;
         if gained > 0 {
             account.left = (account.left + gained).min(BURST * 1000);
             account.refilled_at_ns = now_ns;
@@ -55,7 +68,12 @@ impl ErrorBudget {
 
 /// Tells the sender of a packet why it did not get through. The error comes from the address that the packet was sent to: the one
 /// address that the sender surely has a route from and expects to hear of.
-pub fn send(graph: &mut Graph, transit: &Transit, message: ErrorMessage, outbox: &mut Vec<(EndpointKey, Packet)>) {
+pub fn send(
+    graph: &mut Graph,
+    transit: &Transit,
+    message: ErrorMessage,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
     if !graph.errors.take(transit.sender.slot, graph.clock.mono_ns) {
         return;
     }
@@ -87,8 +105,12 @@ fn run(
             return Err((Box::new(transit), Refusal::from($reason)))
         };
     }
-    let Some((id, quoted_direction)) = find(graph, &transit) else { refuse!(DropReason::UnrelatedIcmp) };
-    let Some(entry) = graph.conntrack.get(id).copied() else { refuse!(DropReason::UnrelatedIcmp) };
+    let Some((id, quoted_direction)) = find(graph, &transit) else {
+        refuse!(DropReason::UnrelatedIcmp)
+    };
+    let Some(entry) = graph.conntrack.get(id).copied() else {
+        refuse!(DropReason::UnrelatedIcmp)
+    };
     // The quoted packet went to this interface; only who is behind it can have an error to tell.
     let party = entry.receiver(quoted_direction);
     if party != transit.sender && (party.slot.is_endpoint() || transit.sender.slot.is_endpoint()) {
@@ -111,21 +133,30 @@ fn run(
     if let Some(translation) = entry.translation {
         // The quoted packet's sender must recognise it: show it what it sent.
         let (outer, quoted) = match quoted_direction {
-            FlowDirection::Original => {
-                (translation.client, [(Side::Source, translation.client), (Side::Destination, translation.frontend)])
-            }
+            FlowDirection::Original => (
+                translation.client,
+                [
+                    (Side::Source, translation.client),
+                    (Side::Destination, translation.frontend),
+                ],
+            ),
             FlowDirection::Reply => (
                 entry.key.destination,
-                [(Side::Source, entry.key.destination), (Side::Destination, entry.key.source)],
+                [
+                    (Side::Source, entry.key.destination),
+                    (Side::Destination, entry.key.source),
+                ],
             ),
         };
         let (headers, checksum) = (&mut transit.headers, transit.checksum);
         let linear = graph.frames.linear_mut(&mut transit.packet);
-        let shown = headers.translate(linear, Side::Destination, outer.addr(), None, checksum).and_then(|()| {
-            quoted.into_iter().try_for_each(|(side, peer)| {
-                headers.translate_quoted(linear, side, peer.addr(), Some(peer.port))
-            })
-        });
+        let shown = headers
+            .translate(linear, Side::Destination, outer.addr(), None, checksum)
+            .and_then(|()| {
+                quoted.into_iter().try_for_each(|(side, peer)| {
+                    headers.translate_quoted(linear, side, peer.addr(), Some(peer.port))
+                })
+            });
         if shown.is_none() {
             refuse!(DropReason::InvalidPacket);
         }

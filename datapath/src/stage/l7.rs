@@ -8,8 +8,8 @@ use policy::{Direction, DropReason, EndpointKey, HttpIndex, Snapshot};
 
 use super::reset;
 use crate::conntrack::{Entry, EntryVerdict, TcpState};
-use crate::flow::FlowDirection;
 use crate::event::{FlowEvent, FlowEventKind, InlineText};
+use crate::flow::FlowDirection;
 use crate::graph::{Decided, Graph, Refusal, Transit};
 use crate::l7_flow::{L7Flow, Phase};
 use crate::wire::packet::{L4, TcpHeader};
@@ -50,7 +50,12 @@ pub fn run(
         refuse(graph, transit, Some(&entry), DropReason::FragmentUnsupported);
         return None;
     }
-    let mut sink = Sink { reported: [None; SINK_EVENTS], count: 0, forwarded: 0, denied: 0 };
+    let mut sink = Sink {
+        reported: [None; SINK_EVENTS],
+        count: 0,
+        forwarded: 0,
+        denied: 0,
+    };
     let outcome = match tcp.flags.has(TcpFlags::SYN) {
         true => handshake(graph, &transit, &tcp, decided, &entry),
         false => judge(graph, &transit, &tcp, decided, &entry, &mut sink),
@@ -79,12 +84,21 @@ pub fn run(
         Outcome::Denied(denial) => {
             answer(graph, &entry, &denial, outbox);
             end(graph, decided, &entry);
-            let refusal = Refusal { reason: denial.reason, direction: denial.direction, rule: None };
+            let refusal = Refusal {
+                reason: denial.reason,
+                direction: denial.direction,
+                rule: None,
+            };
             if reported > 0 {
                 let sender = transit.sender;
                 graph.drop_packet(transit.packet, sender, refusal, None);
             } else {
-                graph.refuse(transit, entry.source_identity, entry.destination_identity, refusal);
+                graph.refuse(
+                    transit,
+                    entry.source_identity,
+                    entry.destination_identity,
+                    refusal,
+                );
             }
         }
     }
@@ -93,7 +107,9 @@ pub fn run(
 
 fn refuse(graph: &mut Graph, transit: Transit, entry: Option<&Entry>, reason: DropReason) {
     let unknown = policy::Identity::UNKNOWN;
-    let (source, destination) = entry.map_or((unknown, unknown), |e| (e.source_identity, e.destination_identity));
+    let (source, destination) = entry.map_or((unknown, unknown), |e| {
+        (e.source_identity, e.destination_identity)
+    });
     graph.refuse(transit, source, destination, reason.into());
 }
 
@@ -108,7 +124,13 @@ fn end(graph: &mut Graph, decided: &Decided, entry: &Entry) {
 }
 
 /// SYN and SYN-ACK: where the two streams begin.
-fn handshake(graph: &mut Graph, transit: &Transit, tcp: &TcpHeader, decided: &Decided, entry: &Entry) -> Outcome {
+fn handshake(
+    graph: &mut Graph,
+    transit: &Transit,
+    tcp: &TcpHeader,
+    decided: &Decided,
+    entry: &Entry,
+) -> Outcome {
     if transit.headers.payload_len() > 0 || tcp.flags.has(TcpFlags::URG) {
         // TCP Fast Open: the client sends it again without data.
         return Outcome::Refuse(DropReason::InvalidTcp);
@@ -135,7 +157,9 @@ fn handshake(graph: &mut Graph, transit: &Transit, tcp: &TcpHeader, decided: &De
         }
         return Outcome::Pass;
     }
-    let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else { return Outcome::Unknown };
+    let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else {
+        return Outcome::Unknown;
+    };
     match (decided.direction, flow.phase) {
         (_, Phase::Closed) => Outcome::Refuse(DropReason::L7Closed),
         // Nobody has answered yet: the client may begin anew, and only the SYN-ACK to this SYN opens the gate.
@@ -159,7 +183,13 @@ fn handshake(graph: &mut Graph, transit: &Transit, tcp: &TcpHeader, decided: &De
             }
             Outcome::Pass
         }
-        (FlowDirection::Reply, Phase::Open { client_next, server_next }) => {
+        (
+            FlowDirection::Reply,
+            Phase::Open {
+                client_next,
+                server_next,
+            },
+        ) => {
             let is_repeated = tcp.ack == client_next && server_next == next;
             // The server answers the pending SYN: it has forgotten the connection, and this one takes its place.
             let is_new = flow.pending == Some(tcp.ack) && flow.open(tcp.ack, next);
@@ -167,14 +197,20 @@ fn handshake(graph: &mut Graph, transit: &Transit, tcp: &TcpHeader, decided: &De
                 flow.server_timestamp = timestamp;
                 flow.client_timestamp = timestamp.and(flow.client_timestamp);
             }
-            if is_repeated || is_new { Outcome::Pass } else { Outcome::Refuse(DropReason::InvalidTcp) }
+            if is_repeated || is_new {
+                Outcome::Pass
+            } else {
+                Outcome::Refuse(DropReason::InvalidTcp)
+            }
         }
     }
 }
 
 fn options(graph: &Graph, transit: &Transit) -> Result<TcpOptions, DropReason> {
     let linear = graph.frames.linear(&transit.packet);
-    let segment = linear.get(transit.headers.l4_offset()..).ok_or(DropReason::TruncatedHeader)?;
+    let segment = linear
+        .get(transit.headers.l4_offset()..)
+        .ok_or(DropReason::TruncatedHeader)?;
     Tcp::parse(segment, transit.headers.l4_len())?.scan_options()
 }
 
@@ -191,7 +227,9 @@ fn judge(
         Ok(options) if !options.is_signed && !tcp.flags.has(TcpFlags::URG) => options,
         _ => return Outcome::Refuse(DropReason::InvalidTcp),
     };
-    let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else { return Outcome::Unknown };
+    let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else {
+        return Outcome::Unknown;
+    };
     match flow.phase {
         Phase::Open { .. } => {}
         Phase::Closed => return Outcome::Refuse(DropReason::L7Closed),
@@ -209,7 +247,11 @@ fn judge(
     if tcp.flags.has(TcpFlags::RST) {
         // A reset that the server ignores would end the judgement of a connection that goes on.
         let is_exact = decided.direction == FlowDirection::Reply || tcp.seq == flow.gate.client_next();
-        return if is_exact { Outcome::Pass } else { Outcome::Refuse(DropReason::InvalidTcp) };
+        return if is_exact {
+            Outcome::Pass
+        } else {
+            Outcome::Refuse(DropReason::InvalidTcp)
+        };
     }
     let mut slices: [&[u8]; MAX_CHAIN] = [&[]; MAX_CHAIN];
     let mut skip = transit.headers.payload_offset();
@@ -281,7 +323,9 @@ fn rules<'a>(snapshot: &'a Snapshot, entry: &Entry) -> Result<RuleSets<'a>, Drop
 /// Tells both ends that the flow is over.
 fn answer(graph: &mut Graph, entry: &Entry, denial: &Denial, outbox: &mut Vec<(EndpointKey, Packet)>) {
     let flow = entry.l7.and_then(|index| graph.l7.get_mut(index));
-    let (timestamps, window) = flow.map_or((None, 0), |flow: &mut L7Flow| (flow.server_option(), flow.server_window));
+    let (timestamps, window) = flow.map_or((None, 0), |flow: &mut L7Flow| {
+        (flow.server_option(), flow.server_window)
+    });
     // The client sees the frontend, where there is one, and its own address.
     let (server, client) = match entry.translation {
         Some(translation) => (translation.frontend, translation.client),
@@ -350,7 +394,10 @@ impl Sink {
         graph.counters.http_forwarded.add(self.forwarded);
         graph.counters.http_denied.add(self.denied);
         for kind in self.reported.iter().take(self.count).flatten() {
-            graph.report(FlowEvent { kind: *kind, ..*template });
+            graph.report(FlowEvent {
+                kind: *kind,
+                ..*template
+            });
         }
     }
 }

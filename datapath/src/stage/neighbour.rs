@@ -79,7 +79,9 @@ pub fn discovery(
     graph.frames.release(packet);
     let reply = graph.frames.allocate(nd::REPLY_LEN);
     let Some(mut reply) = reply else {
-        return graph.counters.drop_packet(DropReason::FrameQuota, None, sender.slot);
+        return graph
+            .counters
+            .drop_packet(DropReason::FrameQuota, None, sender.slot);
     };
     match solicitation.write_advertisement(graph.frames.linear_mut(&mut reply), endpoint.gateway_mac) {
         Some(_) => {

@@ -7,10 +7,10 @@ use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::{FlowKey, Peer};
 use crate::graph::{Graph, Refusal, Transit};
 use crate::interface::InterfaceKind;
+use crate::wire::array_at;
 use crate::wire::checksum::L4Checksum;
 use crate::wire::icmp::Echo;
 use crate::wire::nd::NdMessage;
-use crate::wire::array_at;
 use crate::wire::packet::{Headers, IcmpBody, IpHeaders, L4, claimed_addresses};
 use crate::wire::quoted::{QuotedL4, QuotedPacket};
 use crate::xsk::Packet;
@@ -102,14 +102,22 @@ pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: 
         };
         let services = &graph.snapshot.services;
         let slot = transit.sender.slot;
-        match graph.translations.translate(services, &graph.conntrack, slot, &sent, begins) {
+        match graph
+            .translations
+            .translate(services, &graph.conntrack, slot, &sent, begins)
+        {
             Ok(None) => {}
             Ok(Some(translated)) => {
                 transit.key = translated.key;
                 transit.translated = Some(translated);
             }
             Err(reason) => {
-                return graph.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, Refusal::from(reason));
+                return graph.refuse(
+                    transit,
+                    Identity::UNKNOWN,
+                    Identity::UNKNOWN,
+                    Refusal::from(reason),
+                );
             }
         }
     }
@@ -121,7 +129,10 @@ pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: 
 #[must_use]
 pub fn quoted(headers: &IpHeaders) -> Option<QuotedPacket> {
     match headers.l4 {
-        L4::Icmp { body: IcmpBody::Error(quoted), .. } => Some(quoted),
+        L4::Icmp {
+            body: IcmpBody::Error(quoted),
+            ..
+        } => Some(quoted),
         _ => None,
     }
 }
@@ -130,8 +141,14 @@ pub fn quoted(headers: &IpHeaders) -> Option<QuotedPacket> {
 pub(super) fn flow_key(headers: &IpHeaders) -> Result<FlowKey, DropReason> {
     let (source, destination) = match headers.l4 {
         L4::Tcp(_) | L4::Udp { .. } => headers.ports(),
-        L4::Icmp { body: IcmpBody::Echo(echo), .. } => echo_ports(echo),
-        L4::Icmp { body: IcmpBody::Error(quoted), .. } => return Ok(quoted_key(&quoted)),
+        L4::Icmp {
+            body: IcmpBody::Echo(echo),
+            ..
+        } => echo_ports(echo),
+        L4::Icmp {
+            body: IcmpBody::Error(quoted),
+            ..
+        } => return Ok(quoted_key(&quoted)),
         // Timestamp, multicast listener reports and the like: nothing to track them by.
         L4::Icmp { .. } | L4::LaterFragment => return Err(DropReason::UnknownL4),
     };
@@ -145,14 +162,24 @@ pub(super) fn flow_key(headers: &IpHeaders) -> Result<FlowKey, DropReason> {
 /// The identifier is the port of the side that asks: request and reply have mirrored keys, and the other side's own requests with
 /// the same identifier are another flow.
 const fn echo_ports(echo: Echo) -> (u16, u16) {
-    if echo.is_request { (echo.id, 0) } else { (0, echo.id) }
+    if echo.is_request {
+        (echo.id, 0)
+    } else {
+        (0, echo.id)
+    }
 }
 
 fn quoted_key(quoted: &QuotedPacket) -> FlowKey {
     let (source, destination) = match quoted.l4 {
-        QuotedL4::Tcp { source_port, destination_port, .. } | QuotedL4::Udp { source_port, destination_port } => {
-            (source_port, destination_port)
+        QuotedL4::Tcp {
+            source_port,
+            destination_port,
+            ..
         }
+        | QuotedL4::Udp {
+            source_port,
+            destination_port,
+        } => (source_port, destination_port),
         QuotedL4::Echo(echo) => echo_ports(echo),
     };
     FlowKey {
@@ -181,7 +208,11 @@ pub fn unparsed(graph: &mut Graph, packet: Packet, sender: EndpointKey, reason: 
         service: None,
         protocol,
         is_reply: false,
-        kind: FlowEventKind::Dropped { reason, direction: None, rule: None },
+        kind: FlowEventKind::Dropped {
+            reason,
+            direction: None,
+            rule: None,
+        },
     };
     graph.drop_packet(packet, sender, Refusal::from(reason), Some(event));
 }

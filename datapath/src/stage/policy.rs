@@ -4,9 +4,7 @@
 //! stands. A changed policy re-decides the flows of the endpoints it touches; a changed ipcache costs an identity lookup, and a new
 //! decision only if the identity changed.
 
-use policy::{
-    Decision, Direction, DropReason, EndpointKey, EndpointPolicy, Identity, Slot, Snapshot,
-};
+use policy::{Decision, Direction, DropReason, EndpointKey, EndpointPolicy, Identity, Slot, Snapshot};
 
 use crate::conntrack::entry::Stamp;
 use crate::conntrack::{Entry, EntryId, EntryVerdict, InsertError};
@@ -29,7 +27,11 @@ pub fn run(graph: &mut Graph, transit: &Transit, tracked: Tracked) -> Result<Dec
             id
         }
     };
-    let entry = graph.conntrack.get(id).ok_or((Identity::UNKNOWN, Identity::UNKNOWN, DropReason::ConntrackFull.into()))?;
+    let entry = graph.conntrack.get(id).ok_or((
+        Identity::UNKNOWN,
+        Identity::UNKNOWN,
+        DropReason::ConntrackFull.into(),
+    ))?;
     match entry.verdict {
         EntryVerdict::Allow | EntryVerdict::AllowHttp { .. } => Ok(Decided {
             entry: id,
@@ -38,9 +40,11 @@ pub fn run(graph: &mut Graph, transit: &Transit, tracked: Tracked) -> Result<Dec
             gated: matches!(entry.verdict, EntryVerdict::AllowHttp { .. }),
         }),
         EntryVerdict::Drop(reason) => Err((entry.source_identity, entry.destination_identity, reason.into())),
-        EntryVerdict::Undecided => {
-            Err((entry.source_identity, entry.destination_identity, DropReason::EndpointNotReady.into()))
-        }
+        EntryVerdict::Undecided => Err((
+            entry.source_identity,
+            entry.destination_identity,
+            DropReason::EndpointNotReady.into(),
+        )),
     }
 }
 
@@ -64,14 +68,19 @@ fn add(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryI
     if transit.translated.is_some() && !graph.translations.has_room(transit.sender.slot) {
         return Err((source, destination, DropReason::NoNatMapping.into()));
     }
-    entry.l7 = tracked.l7.filter(|_| matches!(entry.verdict, EntryVerdict::AllowHttp { .. }));
-    let id = graph.conntrack.insert(entry, graph.clock.seconds()).map_err(|error| {
-        let reason = match error {
-            InsertError::Full => DropReason::ConntrackFull,
-            InsertError::Quota => DropReason::FlowQuota,
-        };
-        (source, destination, reason.into())
-    })?;
+    entry.l7 = tracked
+        .l7
+        .filter(|_| matches!(entry.verdict, EntryVerdict::AllowHttp { .. }));
+    let id = graph
+        .conntrack
+        .insert(entry, graph.clock.seconds())
+        .map_err(|error| {
+            let reason = match error {
+                InsertError::Full => DropReason::ConntrackFull,
+                InsertError::Quota => DropReason::FlowQuota,
+            };
+            (source, destination, reason.into())
+        })?;
     if let Some(translated) = &transit.translated {
         graph.translations.keep(transit.sender.slot, translated);
     }
@@ -84,14 +93,19 @@ fn add(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryI
 
 /// Re-decides a flow whose stamp is out of date.
 fn renew(graph: &mut Graph, transit: &Transit, id: EntryId) -> Result<(), Refused> {
-    let Some(entry) = graph.conntrack.get(id) else { return Ok(()) };
+    let Some(entry) = graph.conntrack.get(id) else {
+        return Ok(());
+    };
     let current = match stamp(&graph.snapshot, entry) {
         Ok(stamp) if stamp == entry.stamp => return Ok(()),
         Ok(stamp) => stamp,
         Err(reason) => return Err((entry.source_identity, entry.destination_identity, reason.into())),
     };
     let mut entry = *entry;
-    let same_policy = Stamp { ipcache: entry.stamp.ipcache, ..current } == entry.stamp;
+    let same_policy = Stamp {
+        ipcache: entry.stamp.ipcache,
+        ..current
+    } == entry.stamp;
     let identities = identities(&graph.snapshot, &entry);
     if same_policy && identities == (entry.source_identity, entry.destination_identity) {
         if let Some(entry) = graph.conntrack.get_mut(id) {
@@ -156,13 +170,20 @@ fn policy_of(snapshot: &Snapshot, key: EndpointKey) -> Result<Option<&EndpointPo
     if !key.slot.is_endpoint() {
         return Ok(None);
     }
-    snapshot.endpoint(key).map(|policy| Some(policy.as_ref())).ok_or(DropReason::EndpointNotReady)
+    snapshot
+        .endpoint(key)
+        .map(|policy| Some(policy.as_ref()))
+        .ok_or(DropReason::EndpointNotReady)
 }
 
 fn stamp(snapshot: &Snapshot, entry: &Entry) -> Result<Stamp, DropReason> {
     Ok(Stamp {
-        source_policy: policy_of(snapshot, entry.source)?.map(|p| p.generation).unwrap_or_default(),
-        destination_policy: policy_of(snapshot, entry.destination)?.map(|p| p.generation).unwrap_or_default(),
+        source_policy: policy_of(snapshot, entry.source)?
+            .map(|p| p.generation)
+            .unwrap_or_default(),
+        destination_policy: policy_of(snapshot, entry.destination)?
+            .map(|p| p.generation)
+            .unwrap_or_default(),
         ipcache: snapshot.ipcache.generation(),
     })
 }
@@ -191,19 +212,37 @@ fn decide(snapshot: &Snapshot, entry: &Entry) -> (Identity, Identity, Result<Jud
     (source, destination, judge(snapshot, entry, source, destination))
 }
 
-fn judge(snapshot: &Snapshot, entry: &Entry, source: Identity, destination: Identity) -> Result<Judged, Refusal> {
+fn judge(
+    snapshot: &Snapshot,
+    entry: &Entry,
+    source: Identity,
+    destination: Identity,
+) -> Result<Judged, Refusal> {
     let stamp = stamp(snapshot, entry)?;
     if entry.hairpin {
-        let event = FlowEventKind::Allowed { egress: None, ingress: None };
-        return Ok(Judged { verdict: EntryVerdict::Allow, stamp, event });
+        let event = FlowEventKind::Allowed {
+            egress: None,
+            ingress: None,
+        };
+        return Ok(Judged {
+            verdict: EntryVerdict::Allow,
+            stamp,
+            event,
+        });
     }
     let ask = |key, direction, peer| -> Result<Decision, Refusal> {
         let FlowKey { protocol, .. } = entry.key;
-        let Some(policy) = policy_of(snapshot, key)? else { return Ok(Decision::Allow(None)) };
+        let Some(policy) = policy_of(snapshot, key)? else {
+            return Ok(Decision::Allow(None));
+        };
         let decision = policy.decide(direction, peer, protocol, entry.key.policy_port());
         match decision.drop_reason() {
             None => Ok(decision),
-            Some(reason) => Err(Refusal { reason, direction: Some(direction), rule: decision.rule() }),
+            Some(reason) => Err(Refusal {
+                reason,
+                direction: Some(direction),
+                rule: decision.rule(),
+            }),
         }
     };
     let egress = ask(entry.source, Direction::Egress, destination)?;
@@ -216,6 +255,13 @@ fn judge(snapshot: &Snapshot, entry: &Entry, source: Identity, destination: Iden
         (None, None) => EntryVerdict::Allow,
         (egress, ingress) => EntryVerdict::AllowHttp { egress, ingress },
     };
-    let event = FlowEventKind::Allowed { egress: egress.rule(), ingress: ingress.rule() };
-    Ok(Judged { verdict, stamp, event })
+    let event = FlowEventKind::Allowed {
+        egress: egress.rule(),
+        ingress: ingress.rule(),
+    };
+    Ok(Judged {
+        verdict,
+        stamp,
+        event,
+    })
 }

@@ -2,7 +2,7 @@
 
 use policy::EndpointKey;
 
-use crate::conntrack::{Entry};
+use crate::conntrack::Entry;
 use crate::flow::FlowDirection;
 use crate::graph::{Decided, Graph, Transit};
 use crate::wire::packet::L4;
@@ -20,7 +20,9 @@ pub fn answer_midstream(graph: &mut Graph, transit: &Transit, outbox: &mut Vec<(
 /// Resets the sender of a segment (RFC 9293, 3.10.7.1), in the name of whom it was sent to.
 pub fn answer(graph: &mut Graph, transit: &Transit, outbox: &mut Vec<(EndpointKey, Packet)>) {
     let headers = &transit.headers;
-    let (L4::Tcp(_), Ok(payload_len)) = (headers.l4, u32::try_from(headers.payload_len())) else { return };
+    let (L4::Tcp(_), Ok(payload_len)) = (headers.l4, u32::try_from(headers.payload_len())) else {
+        return;
+    };
     let built = graph.build(transit.sender, Some(&transit.packet), |linear, ip| {
         let segment = Tcp::parse(linear.get(headers.l4_offset()..)?, headers.l4_len()).ok()?;
         Segment::reset_for(headers.source, headers.destination, &segment, payload_len)?.write(ip)

@@ -37,7 +37,11 @@ pub fn endpoint(config: &EndpointConfig, headers: &IpHeaders) -> Result<(), Drop
         let link_local = headers.source == IpAddr::V6(config.pod_mac.link_local());
         let is_reporting = link_local || headers.source == IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
         let to_group = is_reporting && headers.destination.is_multicast();
-        return Err(if to_group { DropReason::Multicast } else { DropReason::InvalidSourceIp });
+        return Err(if to_group {
+            DropReason::Multicast
+        } else {
+            DropReason::InvalidSourceIp
+        });
     }
     destination(headers)
 }

@@ -13,13 +13,27 @@ fn peer(text: &str, port: u16) -> Peer {
 fn services(backends: &[&str]) -> ServiceTable {
     ServiceTable::new([Service {
         name: "default/flask-app-service".into(),
-        key: ServiceKey { addr: "10.96.0.80".parse().unwrap(), port: 80, protocol: Protocol::TCP },
-        backends: backends.iter().map(|b| Backend { addr: b.parse().unwrap(), port: 5000 }).collect(),
+        key: ServiceKey {
+            addr: "10.96.0.80".parse().unwrap(),
+            port: 80,
+            protocol: Protocol::TCP,
+        },
+        backends: backends
+            .iter()
+            .map(|b| Backend {
+                addr: b.parse().unwrap(),
+                port: 5000,
+            })
+            .collect(),
     }])
 }
 
 fn sent(source: &str, port: u16, to_port: u16) -> FlowKey {
-    FlowKey { source: peer(source, port), destination: peer("10.96.0.80", to_port), protocol: Protocol::TCP }
+    FlowKey {
+        source: peer(source, port),
+        destination: peer("10.96.0.80", to_port),
+        protocol: Protocol::TCP,
+    }
 }
 
 struct Fixture {
@@ -36,7 +50,10 @@ impl Fixture {
     }
 
     fn track(&mut self, key: FlowKey, translation: Option<Translation>, tcp: TcpState) {
-        let here = EndpointKey { slot: CLIENT, generation: SlotGeneration(1) };
+        let here = EndpointKey {
+            slot: CLIENT,
+            generation: SlotGeneration(1),
+        };
         let mut entry = Entry::new(key, here, here);
         (entry.translation, entry.tcp) = (translation, tcp);
         self.conntrack.insert(entry, 0).unwrap();
@@ -48,7 +65,11 @@ fn other_destinations_are_left_alone() {
     let f = Fixture::new();
     let mut key = sent("10.244.0.7", 4000, 80);
     key.destination = peer("10.244.0.9", 80);
-    assert_eq!(f.translations.translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true), Ok(None));
+    assert_eq!(
+        f.translations
+            .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true),
+        Ok(None)
+    );
 }
 
 #[test]
@@ -56,14 +77,20 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
     let mut f = Fixture::new();
     let services = services(&["10.244.0.4", "10.244.0.5", "10.244.0.6"]);
     let key = sent("10.244.0.7", 4000, 80);
-    let first = f.translations.translate(&services, &f.conntrack, CLIENT, &key, true).unwrap().unwrap();
+    let first = f
+        .translations
+        .translate(&services, &f.conntrack, CLIENT, &key, true)
+        .unwrap()
+        .unwrap();
     f.translations.keep(CLIENT, &first);
     assert_eq!((first.key.source, first.key.destination.port), (key.source, 5000));
     assert_eq!(first.translation.frontend, key.destination);
     f.track(first.key, Some(first.translation), TcpState::Established);
     for _ in 0..20 {
         f.translations.begin_batch();
-        let again = f.translations.translate(&services, &f.conntrack, CLIENT, &key, false);
+        let again = f
+            .translations
+            .translate(&services, &f.conntrack, CLIENT, &key, false);
         assert_eq!(again, Ok(Some(first)));
     }
 }
@@ -76,8 +103,14 @@ fn every_backend_gets_flows() {
     let mut counts = [0; 3];
     for port in 0..900 {
         let key = sent("10.244.0.7", 1000 + port, 80);
-        let to = f.translations.translate(&services, &f.conntrack, CLIENT, &key, true).unwrap().unwrap();
-        let IpAddr::V4(addr) = to.key.destination.addr() else { panic!("not IPv4") };
+        let to = f
+            .translations
+            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .unwrap()
+            .unwrap();
+        let IpAddr::V4(addr) = to.key.destination.addr() else {
+            panic!("not IPv4")
+        };
         counts[usize::from(addr.octets()[3]) - 4] += 1;
     }
     assert!(counts.iter().all(|n| (200..400).contains(n)), "{counts:?}");
@@ -87,9 +120,18 @@ fn every_backend_gets_flows() {
 fn unknown_port_and_no_backend_have_their_own_reasons() {
     let mut f = Fixture::new();
     let to = |f: &mut Fixture, services: &ServiceTable, port| {
-        f.translations.translate(services, &f.conntrack, CLIENT, &sent("10.244.0.7", 4000, port), true)
+        f.translations.translate(
+            services,
+            &f.conntrack,
+            CLIENT,
+            &sent("10.244.0.7", 4000, port),
+            true,
+        )
     };
-    assert_eq!(to(&mut f, &services(&["10.244.0.5"]), 81), Err(DropReason::IsClusterIp));
+    assert_eq!(
+        to(&mut f, &services(&["10.244.0.5"]), 81),
+        Err(DropReason::IsClusterIp)
+    );
     assert_eq!(to(&mut f, &services(&[]), 80), Err(DropReason::NoBackend));
 }
 
@@ -97,7 +139,11 @@ fn unknown_port_and_no_backend_have_their_own_reasons() {
 fn pod_that_reaches_itself_appears_under_the_hairpin_address() {
     let f = Fixture::new();
     let key = sent("10.244.0.5", 4000, 80);
-    let to = f.translations.translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true).unwrap().unwrap();
+    let to = f
+        .translations
+        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true)
+        .unwrap()
+        .unwrap();
     assert!(to.hairpin);
     assert_eq!(to.key.source, Peer::new(HAIRPIN_V4.into(), 4000));
     assert_eq!(to.translation.client, key.source);
@@ -113,7 +159,11 @@ fn client_port_changes_when_the_backend_could_not_tell_two_flows_apart() {
     };
     f.track(direct, None, TcpState::Established);
     let key = sent("10.244.0.7", 4000, 80);
-    let to = f.translations.translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true).unwrap().unwrap();
+    let to = f
+        .translations
+        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true)
+        .unwrap()
+        .unwrap();
     assert_ne!(to.key, direct);
     assert!(to.key.source.port >= FIRST_REMAPPED_PORT);
     assert_eq!(to.translation.client, key.source);
@@ -124,7 +174,10 @@ fn packets_of_one_batch_that_begin_a_flow_choose_the_same_backend() {
     let f = Fixture::new();
     let services = services(&["10.244.0.4", "10.244.0.5", "10.244.0.6"]);
     let key = sent("10.244.0.7", 4000, 80);
-    let choose = || f.translations.translate(&services, &f.conntrack, CLIENT, &key, true);
+    let choose = || {
+        f.translations
+            .translate(&services, &f.conntrack, CLIENT, &key, true)
+    };
     assert_eq!(choose(), choose());
 }
 
@@ -137,7 +190,10 @@ fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
     let mut port = 4000;
     while f.translations.has_room(CLIENT) {
         let key = sent("10.244.0.7", port, 80);
-        last = f.translations.translate(&services, &f.conntrack, CLIENT, &key, true).unwrap();
+        last = f
+            .translations
+            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .unwrap();
         f.translations.keep(CLIENT, &last.unwrap());
         port += 1;
     }
@@ -152,6 +208,8 @@ fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
 fn segment_without_connection_is_not_translated() {
     let f = Fixture::new();
     let key = sent("10.244.0.7", 4000, 80);
-    let to = f.translations.translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, false);
+    let to = f
+        .translations
+        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, false);
     assert_eq!(to, Err(DropReason::Midstream));
 }

@@ -59,7 +59,11 @@ impl Packet {
 
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Packet(frame {}, {} frames, {} bytes)", self.first, self.frames, self.len)
+        write!(
+            f,
+            "Packet(frame {}, {} frames, {} bytes)",
+            self.first, self.frames, self.len
+        )
     }
 }
 
@@ -109,9 +113,22 @@ unsafe impl Send for Frames {}
 
 impl Frames {
     pub(super) fn new(region: Box<dyn Region>, total: u32) -> Self {
-        let meta = vec![Meta { owner: Owner::Free, len: 0, next: END }; total as usize];
+        let meta = vec![
+            Meta {
+                owner: Owner::Free,
+                len: 0,
+                next: END
+            };
+            total as usize
+        ];
         let reserve = (total as usize / 32).clamp(1, 256);
-        Self { base: region.base(), _region: region, meta, free: (0..total).rev().collect(), reserve }
+        Self {
+            base: region.base(),
+            _region: region,
+            meta,
+            free: (0..total).rev().collect(),
+            reserve,
+        }
     }
 
     /// Frames in the pool.
@@ -129,7 +146,10 @@ impl Frames {
     /// Counts every frame by owner, from the owner tags; `O(total)`, for tests and `sluice status`.
     #[must_use]
     pub fn audit(&self) -> Audit {
-        let mut audit = Audit { total: self.meta.len(), ..Audit::default() };
+        let mut audit = Audit {
+            total: self.meta.len(),
+            ..Audit::default()
+        };
         for meta in &self.meta {
             match meta.owner {
                 Owner::Free => audit.free += 1,
@@ -152,8 +172,17 @@ impl Frames {
         }
         let index = self.free.pop()?;
         let len = u16::try_from(len).ok()?;
-        self.meta[index as usize] = Meta { owner: Owner::Packet, len, next: END };
-        Some(Packet { first: index, last: index, frames: 1, len: u32::from(len) })
+        self.meta[index as usize] = Meta {
+            owner: Owner::Packet,
+            len,
+            next: END,
+        };
+        Some(Packet {
+            first: index,
+            last: index,
+            frames: 1,
+            len: u32::from(len),
+        })
     }
 
     /// Gives a packet's frames back to the pool.
@@ -162,7 +191,11 @@ impl Frames {
         while index != END {
             let meta = &mut self.meta[index as usize];
             let next = meta.next;
-            *meta = Meta { owner: Owner::Free, len: 0, next: END };
+            *meta = Meta {
+                owner: Owner::Free,
+                len: 0,
+                next: END,
+            };
             self.free.push(index);
             index = next;
         }
@@ -173,7 +206,11 @@ impl Frames {
         let mut count = 0;
         for (index, meta) in self.meta.iter_mut().enumerate() {
             if meta.owner == Owner::Posted(id) || meta.owner == Owner::Transmitting(id) {
-                *meta = Meta { owner: Owner::Free, len: 0, next: END };
+                *meta = Meta {
+                    owner: Owner::Free,
+                    len: 0,
+                    next: END,
+                };
                 // `Frames::new` counts in u32.
                 #[expect(clippy::cast_possible_truncation, reason = "the number of frames is a u32")]
                 self.free.push(index as u32);
@@ -269,7 +306,12 @@ impl Frames {
                 meta.len = u16::try_from(left).unwrap_or(meta.len).min(meta.len);
                 let rest = std::mem::replace(&mut meta.next, END);
                 if rest != END {
-                    let surplus = Packet { first: rest, last: packet.last, frames: 0, len: 0 };
+                    let surplus = Packet {
+                        first: rest,
+                        last: packet.last,
+                        frames: 0,
+                        len: 0,
+                    };
                     self.release(surplus);
                 }
                 break;
@@ -306,13 +348,22 @@ impl Frames {
         if offset != HEADROOM_BYTES || len > FRAME_CAPACITY {
             return None;
         }
-        *meta = Meta { owner: Owner::Packet, len: u16::try_from(len).ok()?, next: END };
+        *meta = Meta {
+            owner: Owner::Packet,
+            len: u16::try_from(len).ok()?,
+            next: END,
+        };
         Some(index)
     }
 
     /// A frame in hand as a packet of its own.
     pub(super) fn packet(&self, index: u32) -> Packet {
-        Packet { first: index, last: index, frames: 1, len: u32::from(self.meta[index as usize].len) }
+        Packet {
+            first: index,
+            last: index,
+            frames: 1,
+            len: u32::from(self.meta[index as usize].len),
+        }
     }
 
     /// Appends a frame in hand to a chain.
@@ -346,10 +397,16 @@ impl Frames {
 
     /// A frame was completed; `false` when it is not one that `id` transmits.
     pub(super) fn completed(&mut self, id: IoId, addr: u64) -> bool {
-        let Ok(index) = u32::try_from(addr / FRAME_BYTES as u64) else { return false };
+        let Ok(index) = u32::try_from(addr / FRAME_BYTES as u64) else {
+            return false;
+        };
         match self.meta.get_mut(index as usize) {
             Some(meta) if meta.owner == Owner::Transmitting(id) => {
-                *meta = Meta { owner: Owner::Free, len: 0, next: END };
+                *meta = Meta {
+                    owner: Owner::Free,
+                    len: 0,
+                    next: END,
+                };
                 self.free.push(index);
                 true
             }

@@ -94,13 +94,17 @@ pub struct Consumer<T> {
 
 impl<T> fmt::Debug for Producer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").field("tail", &self.tail).finish_non_exhaustive()
+        f.debug_struct("Producer")
+            .field("tail", &self.tail)
+            .finish_non_exhaustive()
     }
 }
 
 impl<T> fmt::Debug for Consumer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").field("head", &self.head).finish_non_exhaustive()
+        f.debug_struct("Consumer")
+            .field("head", &self.head)
+            .finish_non_exhaustive()
     }
 }
 
@@ -108,15 +112,28 @@ impl<T> fmt::Debug for Consumer<T> {
 #[must_use]
 pub fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
     let capacity = capacity.max(1).next_power_of_two();
-    let slots = (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect();
+    let slots = (0..capacity)
+        .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
+        .collect();
     let shared = Arc::new(Shared {
         slots,
         mask: capacity - 1,
         head: Index(AtomicUsize::new(0)),
         tail: Index(AtomicUsize::new(0)),
     });
-    let producer = Producer { shared: Arc::clone(&shared), tail: 0, head_seen: 0 };
-    (producer, Consumer { shared, head: 0, tail_seen: 0 })
+    let producer = Producer {
+        shared: Arc::clone(&shared),
+        tail: 0,
+        head_seen: 0,
+    };
+    (
+        producer,
+        Consumer {
+            shared,
+            head: 0,
+            tail_seen: 0,
+        },
+    )
 }
 
 impl<T: Send> Producer<T> {
@@ -214,7 +231,10 @@ mod tests {
         assert_eq!(producer.push(3), Err(3));
         assert_eq!(consumer.pop(), Some(1));
         assert_eq!(producer.push(3), Ok(()));
-        assert_eq!((consumer.pop(), consumer.pop(), consumer.pop()), (Some(2), Some(3), None));
+        assert_eq!(
+            (consumer.pop(), consumer.pop(), consumer.pop()),
+            (Some(2), Some(3), None)
+        );
     }
 
     #[test]

@@ -154,7 +154,9 @@ impl PacketIo for MemoryIo {
         let mut shared = self.wire.lock();
         let mut count = 0;
         while count < limit {
-            let Some(bytes) = shared.to_worker.packets.pop_front() else { break };
+            let Some(bytes) = shared.to_worker.packets.pop_front() else {
+                break;
+            };
             if bytes.is_empty() || bytes.len().div_ceil(FRAME_CAPACITY) > self.posted.len() {
                 shared.rx_dropped += 1;
                 shared.to_worker.recycle(bytes);
@@ -162,7 +164,9 @@ impl PacketIo for MemoryIo {
             }
             let mut packet: Option<Packet> = None;
             for part in bytes.chunks(FRAME_CAPACITY) {
-                let Some(index) = self.posted.pop_front() else { break };
+                let Some(index) = self.posted.pop_front() else {
+                    break;
+                };
                 frames.ring_bytes(index, part.len()).copy_from_slice(part);
                 let addr = u64::from(index) * FRAME_BYTES as u64 + super::HEADROOM_BYTES as u64;
                 let Some(index) = frames.received(self.id, addr, part.len()) else {
@@ -201,7 +205,9 @@ impl PacketIo for MemoryIo {
             return Err(packet);
         }
         let queued = &mut self.queued;
-        frames.transmit(self.id, packet, |index, len, more| queued.push_back((index, len, more)));
+        frames.transmit(self.id, packet, |index, len, more| {
+            queued.push_back((index, len, more))
+        });
         Ok(())
     }
 
@@ -242,6 +248,9 @@ impl PacketIo for MemoryIo {
     }
 
     fn statistics(&self) -> IoStatistics {
-        IoStatistics { rx_dropped: self.wire.rx_dropped(), ..self.statistics }
+        IoStatistics {
+            rx_dropped: self.wire.rx_dropped(),
+            ..self.statistics
+        }
     }
 }

@@ -7,7 +7,10 @@
 //! - A frame has exactly one owner at a time ([`frame::Owner`]); `free + posted + transmitting + in hand == total` is audited by
 //!   [`frame::Frames::audit`].
 //! - Descriptors that come from the kernel are range-checked in release builds too; a bad one is counted and never followed.
-#![expect(unsafe_code, reason = "AF_XDP rings are memory shared with the kernel; every block states who keeps its invariant")]
+#![expect(
+    unsafe_code,
+    reason = "AF_XDP rings are memory shared with the kernel; every block states who keeps its invariant"
+)]
 
 pub mod frame;
 pub mod handoff;

@@ -93,23 +93,55 @@ impl SocketFactory {
     pub fn new(frames: u32, huge_pages: bool, keeper: &str) -> Result<(Self, Frames, XskIo), SocketError> {
         #[expect(clippy::cast_possible_truncation, reason = "4096")]
         let frame_size = FRAME_BYTES as u32;
-        let ring = QueueSize::new(RING).map_err(|_invalid| SocketError::Size { value: RING, what: "ring" })?;
+        let ring = QueueSize::new(RING).map_err(|_invalid| SocketError::Size {
+            value: RING,
+            what: "ring",
+        })?;
         let config = UmemConfig::builder()
-            .frame_size(FrameSize::new(frame_size).map_err(|_invalid| SocketError::Size { value: frame_size, what: "frame" })?)
+            .frame_size(FrameSize::new(frame_size).map_err(|_invalid| SocketError::Size {
+                value: frame_size,
+                what: "frame",
+            })?)
             .fill_queue_size(ring)
             .comp_queue_size(ring)
             .build()
-            .map_err(|_invalid| SocketError::Size { value: frame_size, what: "frame" })?;
-        let count = NonZeroU32::new(frames).ok_or(SocketError::Size { value: frames, what: "UMEM" })?;
-        let (umem, mut descriptors) = Umem::new(config, count, huge_pages)
-            .map_err(|source| SocketError::Umem { frames, source: Box::new(source) })?;
+            .map_err(|_invalid| SocketError::Size {
+                value: frame_size,
+                what: "frame",
+            })?;
+        let count = NonZeroU32::new(frames).ok_or(SocketError::Size {
+            value: frames,
+            what: "UMEM",
+        })?;
+        let (umem, mut descriptors) =
+            Umem::new(config, count, huge_pages).map_err(|source| SocketError::Umem {
+                frames,
+                source: Box::new(source),
+            })?;
         let base = match descriptors.first_mut() {
             // SAFETY: the descriptor is the UMEM's own and no ring has it yet.
-            Some(first) => unsafe { umem.data_mut(first) }.contents().as_ptr().expose_provenance() - HEADROOM_BYTES,
-            None => return Err(SocketError::Size { value: frames, what: "UMEM" }),
+            Some(first) => {
+                unsafe { umem.data_mut(first) }
+                    .contents()
+                    .as_ptr()
+                    .expose_provenance()
+                    - HEADROOM_BYTES
+            }
+            None => {
+                return Err(SocketError::Size {
+                    value: frames,
+                    what: "UMEM",
+                });
+            }
         };
-        let region = UmemRegion { base, _umem: umem.clone() };
-        let factory = Self { umem, descriptors: descriptors.into() };
+        let region = UmemRegion {
+            base,
+            _umem: umem.clone(),
+        };
+        let factory = Self {
+            umem,
+            descriptors: descriptors.into(),
+        };
         let keeper = factory.open(IoId(0), keeper, 0)?;
         Ok((factory, Frames::new(Box::new(region), frames), keeper))
     }
@@ -119,8 +151,16 @@ impl SocketFactory {
     /// # Errors
     /// [`SocketError::Bind`]; `EBUSY` while the kernel still tears a former socket of the queue down (about 20 ms): try again.
     pub fn open(&self, id: IoId, interface: &str, queue: u32) -> Result<XskIo, SocketError> {
-        let bind = |message: String, errno| SocketError::Bind { interface: interface.into(), queue, message, errno };
-        let ring = QueueSize::new(RING).map_err(|_invalid| SocketError::Size { value: RING, what: "ring" })?;
+        let bind = |message: String, errno| SocketError::Bind {
+            interface: interface.into(),
+            queue,
+            message,
+            errno,
+        };
+        let ring = QueueSize::new(RING).map_err(|_invalid| SocketError::Size {
+            value: RING,
+            what: "ring",
+        })?;
         // libxdp passes the flags on for the first socket only; the others inherit them with the UMEM.
         let config = SocketConfig::builder()
             .rx_queue_size(ring)
@@ -135,7 +175,10 @@ impl SocketFactory {
         let (tx, rx, rings) = opened.map_err(|error| {
             let source = std::error::Error::source(&error).and_then(|s| s.downcast_ref::<io::Error>());
             let errno = source.and_then(io::Error::raw_os_error);
-            bind(source.map_or_else(|| error.to_string(), |s| format!("{error}: {s}")), errno)
+            bind(
+                source.map_or_else(|| error.to_string(), |s| format!("{error}: {s}")),
+                errno,
+            )
         })?;
         let (fill, completion) =
             rings.ok_or_else(|| bind("a socket of this UMEM is on the queue already".into(), None))?;
@@ -192,7 +235,13 @@ impl XskIo {
         let length = libc::socklen_t::try_from(size).unwrap_or(4);
         // SAFETY: the descriptor is open for the life of `self` and the value outlives the call.
         let result = unsafe {
-            libc::setsockopt(self.tx.fd().as_raw_fd(), level, option, (&raw const value).cast(), length)
+            libc::setsockopt(
+                self.tx.fd().as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                length,
+            )
         };
         result == 0
     }
@@ -299,7 +348,9 @@ impl PacketIo for XskIo {
 
     fn transmit(&mut self, frames: &mut Frames, packet: Packet) -> Result<(), Packet> {
         let needed = packet.frames();
-        let Ok(wanted) = u32::try_from(needed) else { return Err(packet) };
+        let Ok(wanted) = u32::try_from(needed) else {
+            return Err(packet);
+        };
         if self.tx.nb_free(wanted) < wanted {
             return Err(packet);
         }
@@ -329,9 +380,20 @@ impl PacketIo for XskIo {
         while queued > 0 {
             // SAFETY: `sendto` without data on an open socket; the kernel reads the tx ring.
             let result = unsafe {
-                libc::sendto(self.tx.fd().as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
+                libc::sendto(
+                    self.tx.fd().as_raw_fd(),
+                    std::ptr::null(),
+                    0,
+                    libc::MSG_DONTWAIT,
+                    std::ptr::null(),
+                    0,
+                )
             };
-            let error = if result < 0 { io::Error::last_os_error().raw_os_error() } else { None };
+            let error = if result < 0 {
+                io::Error::last_os_error().raw_os_error()
+            } else {
+                None
+            };
             self.reap(frames);
             let left = RING - self.tx.nb_free_exact();
             match error {
@@ -371,6 +433,9 @@ impl PacketIo for XskIo {
 
     fn statistics(&self) -> IoStatistics {
         let kernel = self.rx.fd().xdp_statistics().unwrap_or_default();
-        IoStatistics { rx_dropped: kernel.rx_dropped() + kernel.rx_ring_full(), ..self.statistics }
+        IoStatistics {
+            rx_dropped: kernel.rx_dropped() + kernel.rx_ring_full(),
+            ..self.statistics
+        }
     }
 }

@@ -15,8 +15,17 @@ fn dies(bed: &mut Bed, from: policy::EndpointKey, frame: &[u8], reason: DropReas
     let reasons = bed.dropped(reason);
     bed.inject(from, frame);
     assert!(bed.got_nothing(), "{reason:?}: something came out");
-    assert_eq!(bed.counters().dropped_total(), before + 1, "{reason:?}: not dropped once");
-    assert_eq!(bed.dropped(reason), reasons + 1, "dropped for another reason than {reason:?}: {:?}", bed.events());
+    assert_eq!(
+        bed.counters().dropped_total(),
+        before + 1,
+        "{reason:?}: not dropped once"
+    );
+    assert_eq!(
+        bed.dropped(reason),
+        reasons + 1,
+        "dropped for another reason than {reason:?}: {:?}",
+        bed.events()
+    );
     bed.assert_no_frame_lost();
 }
 
@@ -33,26 +42,58 @@ fn packet_dies(bed: &mut Bed, from: policy::EndpointKey, packet: &[u8], reason: 
 fn spoofed_source_mac_and_addresses_are_dropped() {
     let mut bed = Bed::new();
     let good = udp(A.v4(), 1, B.v4(), 2, b"x");
-    dies(&mut bed, A.key(), &frame(C.mac(), GATEWAY, &good), DropReason::InvalidSourceIp);
-    packet_dies(&mut bed, A.key(), &udp(C.v4(), 1, B.v4(), 2, b"x"), DropReason::InvalidSourceIp);
-    packet_dies(&mut bed, A.key(), &udp(C.v6(), 1, B.v6(), 2, b"x"), DropReason::InvalidSourceIp);
+    dies(
+        &mut bed,
+        A.key(),
+        &frame(C.mac(), GATEWAY, &good),
+        DropReason::InvalidSourceIp,
+    );
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(C.v4(), 1, B.v4(), 2, b"x"),
+        DropReason::InvalidSourceIp,
+    );
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(C.v6(), 1, B.v6(), 2, b"x"),
+        DropReason::InvalidSourceIp,
+    );
     let link_local = IpAddr::V6(A.mac().link_local());
-    packet_dies(&mut bed, A.key(), &udp(link_local, 1, B.v6(), 2, b"x"), DropReason::InvalidSourceIp);
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(link_local, 1, B.v6(), 2, b"x"),
+        DropReason::InvalidSourceIp,
+    );
 }
 
 #[test]
 fn link_local_address_of_a_pod_is_no_way_past_its_policy() {
     let mut bed = Bed::new();
     let link_local = IpAddr::V6(B.mac().link_local());
-    packet_dies(&mut bed, A.key(), &udp(A.v6(), 1, link_local, 2, b"x"), DropReason::Unroutable);
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(A.v6(), 1, link_local, 2, b"x"),
+        DropReason::Unroutable,
+    );
     let outside: IpAddr = OUTSIDE6.parse().unwrap();
-    packet_dies(&mut bed, FORWARD, &udp(outside, 1, link_local, 2, b"x"), DropReason::Unroutable);
+    packet_dies(
+        &mut bed,
+        FORWARD,
+        &udp(outside, 1, link_local, 2, b"x"),
+        DropReason::Unroutable,
+    );
 }
 
 #[test]
 fn forged_arp_and_neighbour_discovery_are_dropped() {
     let mut bed = Bed::new();
-    let (IpAddr::V4(a), IpAddr::V4(c)) = (A.v4(), C.v4()) else { unreachable!() };
+    let (IpAddr::V4(a), IpAddr::V4(c)) = (A.v4(), C.v4()) else {
+        unreachable!()
+    };
     let mut other_mac = arp_request(A.mac(), a.octets(), [10, 244, 0, 1]);
     other_mac[22..28].copy_from_slice(&C.mac().0);
     dies(&mut bed, A.key(), &other_mac, DropReason::ForgedNeighbour);
@@ -65,7 +106,10 @@ fn forged_arp_and_neighbour_discovery_are_dropped() {
 #[test]
 fn rogue_router_advertisement_and_redirect_are_dropped() {
     let mut bed = Bed::new();
-    for (kind, body) in [(134, vec![64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]), (137, vec![0; 36])] {
+    for (kind, body) in [
+        (134, vec![64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (137, vec![0; 36]),
+    ] {
         let mut packet = icmp(A.v6(), "ff02::1".parse().unwrap(), kind, 0, &body);
         packet[7] = 255;
         let framed = frame(A.mac(), MacAddr([0x33, 0x33, 0, 0, 0, 1]), &packet);
@@ -77,7 +121,12 @@ fn rogue_router_advertisement_and_redirect_are_dropped() {
 fn address_of_a_local_endpoint_never_enters_from_outside() {
     let mut bed = Bed::guarded(Allow::Plain);
     for pair in [FORWARD, HOST] {
-        packet_dies(&mut bed, pair, &udp(A.v4(), 1, B.v4(), 5000, b"x"), DropReason::SpoofedEndpoint);
+        packet_dies(
+            &mut bed,
+            pair,
+            &udp(A.v4(), 1, B.v4(), 5000, b"x"),
+            DropReason::SpoofedEndpoint,
+        );
     }
 }
 
@@ -86,7 +135,12 @@ fn node_address_on_the_forward_pair_is_world_and_not_host() {
     let mut bed = Bed::guarded(Allow::Plain);
     let node: IpAddr = NODE.parse().unwrap();
     let conn = Conn::between(FORWARD, node, B.key(), B.v4(), 5000);
-    packet_dies(&mut bed, FORWARD, &conn.by_client(TcpFlags::SYN, &[]), DropReason::PolicyDenied);
+    packet_dies(
+        &mut bed,
+        FORWARD,
+        &conn.by_client(TcpFlags::SYN, &[]),
+        DropReason::PolicyDenied,
+    );
     let events = bed.events();
     let last = events.last().unwrap();
     assert_eq!(last.source_identity, policy::Identity::WORLD);
@@ -95,10 +149,25 @@ fn node_address_on_the_forward_pair_is_world_and_not_host() {
 #[test]
 fn multicast_and_broadcast_are_dropped() {
     let mut bed = Bed::new();
-    packet_dies(&mut bed, A.key(), &udp(A.v4(), 1, "224.0.0.251".parse().unwrap(), 2, b"x"), DropReason::Multicast);
-    packet_dies(&mut bed, A.key(), &udp(A.v4(), 1, "255.255.255.255".parse().unwrap(), 2, b"x"), DropReason::Multicast);
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(A.v4(), 1, "224.0.0.251".parse().unwrap(), 2, b"x"),
+        DropReason::Multicast,
+    );
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(A.v4(), 1, "255.255.255.255".parse().unwrap(), 2, b"x"),
+        DropReason::Multicast,
+    );
     let group = MacAddr([0xff; 6]);
-    dies(&mut bed, A.key(), &frame(A.mac(), group, &udp(A.v4(), 1, B.v4(), 2, b"x")), DropReason::Multicast);
+    dies(
+        &mut bed,
+        A.key(),
+        &frame(A.mac(), group, &udp(A.v4(), 1, B.v4(), 2, b"x")),
+        DropReason::Multicast,
+    );
 }
 
 #[test]
@@ -108,7 +177,12 @@ fn icmp_error_forged_by_a_third_pod_is_dropped() {
     conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
     let seen = bed.got_one(B.key());
     let quote = [&[0; 4], &seen.packet()[..28]].concat();
-    packet_dies(&mut bed, C.key(), &icmp(C.v4(), A.v4(), 3, 3, &quote), DropReason::UnrelatedIcmp);
+    packet_dies(
+        &mut bed,
+        C.key(),
+        &icmp(C.v4(), A.v4(), 3, 3, &quote),
+        DropReason::UnrelatedIcmp,
+    );
     // The real party's error still passes.
     bed.send(B.key(), &icmp(B.v4(), A.v4(), 3, 3, &quote));
     bed.got_one(A.key());
@@ -119,14 +193,22 @@ fn icmp_error_about_no_flow_is_dropped() {
     let mut bed = Bed::new();
     let quoted = udp(A.v4(), 1, B.v4(), 2, b"never sent");
     let quote = [&[0; 4], &quoted[..28]].concat();
-    packet_dies(&mut bed, B.key(), &icmp(B.v4(), A.v4(), 3, 3, &quote), DropReason::UnrelatedIcmp);
+    packet_dies(
+        &mut bed,
+        B.key(),
+        &icmp(B.v4(), A.v4(), 3, 3, &quote),
+        DropReason::UnrelatedIcmp,
+    );
 }
 
 #[test]
 fn midstream_segment_begins_no_flow_and_its_pod_is_reset() {
     let mut bed = Bed::guarded(get("/"));
     let conn = Conn::new(A, B, 5000);
-    bed.send(A.key(), &conn.by_client(DATA, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    bed.send(
+        A.key(),
+        &conn.by_client(DATA, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    );
     assert!(bed.got_one(A.key()).tcp().flags.has(TcpFlags::RST));
     assert!(bed.got_nothing());
     assert_eq!(bed.dropped(DropReason::Midstream), 1);
@@ -147,7 +229,12 @@ fn reply_by_another_interface_is_dropped() {
     let outside: IpAddr = OUTSIDE.parse().unwrap();
     bed.send(A.key(), &udp(A.v4(), 1000, outside, 53, b"query"));
     bed.got_one(FORWARD);
-    packet_dies(&mut bed, HOST, &udp(outside, 53, A.v4(), 1000, b"answer"), DropReason::WrongInterface);
+    packet_dies(
+        &mut bed,
+        HOST,
+        &udp(outside, 53, A.v4(), 1000, b"answer"),
+        DropReason::WrongInterface,
+    );
 }
 
 #[test]
@@ -184,7 +271,9 @@ fn ip_options_are_dropped() {
     let len = u16::try_from(packet.len()).unwrap();
     packet[2..4].copy_from_slice(&len.to_be_bytes());
     packet[10..12].fill(0);
-    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&packet[..28]).checksum();
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO
+        .append(&packet[..28])
+        .checksum();
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet_dies(&mut bed, A.key(), &packet, DropReason::IpOptions);
 }
@@ -221,18 +310,36 @@ fn endpoint_without_a_compiled_policy_neither_sends_nor_receives() {
     let mut bed = Bed::new();
     let late = Pod(11);
     bed.attach(late.config());
-    packet_dies(&mut bed, late.key(), &udp(late.v4(), 1, B.v4(), 2, b"x"), DropReason::EndpointNotReady);
-    packet_dies(&mut bed, A.key(), &udp(A.v4(), 1, late.v4(), 2, b"x"), DropReason::EndpointNotReady);
+    packet_dies(
+        &mut bed,
+        late.key(),
+        &udp(late.v4(), 1, B.v4(), 2, b"x"),
+        DropReason::EndpointNotReady,
+    );
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(A.v4(), 1, late.v4(), 2, b"x"),
+        DropReason::EndpointNotReady,
+    );
 }
 
 #[test]
 fn flows_beyond_an_endpoints_quota_are_dropped_and_others_go_on() {
-    let mut bed = Bed::with(sluice_datapath::graph::GraphConfig { flows_per_endpoint: 10, ..Default::default() });
+    let mut bed = Bed::with(sluice_datapath::graph::GraphConfig {
+        flows_per_endpoint: 10,
+        ..Default::default()
+    });
     for port in 0..10 {
         bed.send(A.key(), &udp(A.v4(), 1000 + port, B.v4(), 53, b"x"));
         bed.got_one(B.key());
     }
-    packet_dies(&mut bed, A.key(), &udp(A.v4(), 2000, B.v4(), 53, b"x"), DropReason::FlowQuota);
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &udp(A.v4(), 2000, B.v4(), 53, b"x"),
+        DropReason::FlowQuota,
+    );
     bed.send(C.key(), &udp(C.v4(), 1000, B.v4(), 53, b"x"));
     bed.got_one(B.key());
 }
@@ -241,10 +348,12 @@ fn flows_beyond_an_endpoints_quota_are_dropped_and_others_go_on() {
 fn fragments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
     let payload = &packet[20..];
     let count = payload.len().div_ceil(size);
-    (0..count).map(|n| {
-        let part = &payload[n * size..payload.len().min((n + 1) * size)];
-        fragment(packet, n * size, n + 1 < count, part)
-    }).collect()
+    (0..count)
+        .map(|n| {
+            let part = &payload[n * size..payload.len().min((n + 1) * size)];
+            fragment(packet, n * size, n + 1 < count, part)
+        })
+        .collect()
 }
 
 fn fragment(packet: &[u8], offset: usize, more: bool, part: &[u8]) -> Vec<u8> {
@@ -255,7 +364,9 @@ fn fragment(packet: &[u8], offset: usize, more: bool, part: &[u8]) -> Vec<u8> {
     let field = u16::try_from(offset / 8).unwrap() | if more { 0x2000 } else { 0 };
     fragment[6..8].copy_from_slice(&field.to_be_bytes());
     fragment[10..12].fill(0);
-    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&fragment[..20]).checksum();
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO
+        .append(&fragment[..20])
+        .checksum();
     fragment[10..12].copy_from_slice(&sum.to_be_bytes());
     fragment
 }
@@ -289,12 +400,27 @@ fn fragments_of_a_denied_flow_are_dropped_with_it() {
 fn tiny_and_overlapping_fragments_are_dropped() {
     let mut bed = Bed::new();
     let tcp = Conn::new(A, B, 80).by_client(TcpFlags::SYN, &[]);
-    packet_dies(&mut bed, A.key(), &fragment(&tcp, 0, true, &tcp[20..28]), DropReason::TinyFragment);
-    packet_dies(&mut bed, A.key(), &fragment(&tcp, 8, false, &tcp[28..]), DropReason::TinyFragment);
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &fragment(&tcp, 0, true, &tcp[20..28]),
+        DropReason::TinyFragment,
+    );
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &fragment(&tcp, 8, false, &tcp[28..]),
+        DropReason::TinyFragment,
+    );
     let whole = udp(A.v4(), 1000, B.v4(), 53, &[5; 2000]);
     bed.send(A.key(), &fragment(&whole, 0, true, &whole[20..820]));
     bed.got_one(B.key());
-    packet_dies(&mut bed, A.key(), &fragment(&whole, 400, true, &whole[420..1220]), DropReason::FragmentOverlap);
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &fragment(&whole, 400, true, &whole[420..1220]),
+        DropReason::FragmentOverlap,
+    );
 }
 
 #[test]
@@ -315,7 +441,12 @@ fn fragment_on_an_http_flow_is_dropped() {
     let mut conn = Conn::new(A, B, 5000);
     conn.open(&mut bed);
     let packet = conn.by_client(DATA, &[b'x'; 100]);
-    packet_dies(&mut bed, A.key(), &fragment(&packet, 0, true, &packet[20..84]), DropReason::FragmentUnsupported);
+    packet_dies(
+        &mut bed,
+        A.key(),
+        &fragment(&packet, 0, true, &packet[20..84]),
+        DropReason::FragmentUnsupported,
+    );
 }
 
 #[test]

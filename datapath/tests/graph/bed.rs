@@ -38,7 +38,10 @@ pub const C: Pod = Pod(10);
 
 impl Pod {
     pub const fn key(self) -> EndpointKey {
-        EndpointKey { slot: Slot(self.0), generation: SlotGeneration(1) }
+        EndpointKey {
+            slot: Slot(self.0),
+            generation: SlotGeneration(1),
+        }
     }
     pub fn v4(self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 244, (self.0 >> 8) as u8, (self.0 & 255) as u8))
@@ -53,9 +56,15 @@ impl Pod {
         Identity(1000 + self.0 as u32)
     }
     pub fn config(self) -> InterfaceConfig {
-        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (self.v4(), self.v6()) else { unreachable!() };
-        let endpoint =
-            EndpointConfig { pod_mac: self.mac(), gateway_mac: GATEWAY, ipv4: Some(v4), ipv6: Some(v6) };
+        let (IpAddr::V4(v4), IpAddr::V6(v6)) = (self.v4(), self.v6()) else {
+            unreachable!()
+        };
+        let endpoint = EndpointConfig {
+            pod_mac: self.mac(),
+            gateway_mac: GATEWAY,
+            ipv4: Some(v4),
+            ipv6: Some(v6),
+        };
         InterfaceConfig {
             key: self.key(),
             kind: InterfaceKind::Endpoint(endpoint),
@@ -66,8 +75,14 @@ impl Pod {
     }
 }
 
-pub const HOST: EndpointKey = EndpointKey { slot: Slot::HOST, generation: SlotGeneration(0) };
-pub const FORWARD: EndpointKey = EndpointKey { slot: Slot::FORWARD, generation: SlotGeneration(0) };
+pub const HOST: EndpointKey = EndpointKey {
+    slot: Slot::HOST,
+    generation: SlotGeneration(0),
+};
+pub const FORWARD: EndpointKey = EndpointKey {
+    slot: Slot::FORWARD,
+    generation: SlotGeneration(0),
+};
 
 /// What an endpoint's policy says; unlisted directions are not enforced.
 #[derive(Debug, Clone, Default)]
@@ -88,11 +103,16 @@ pub fn peer(pod: Pod) -> Peers {
 }
 
 pub fn get(path: &str) -> Allow {
-    Allow::Http(vec![HttpRule { method: Some("GET".into()), path: Some(path.into()) }])
+    Allow::Http(vec![HttpRule {
+        method: Some("GET".into()),
+        path: Some(path.into()),
+    }])
 }
 
 fn table(rules: Option<&Vec<(Peers, u16, Allow)>>, http: &mut HttpSets, first: u32) -> PolicyTable {
-    let Some(rules) = rules else { return PolicyTable::unenforced() };
+    let Some(rules) = rules else {
+        return PolicyTable::unenforced();
+    };
     let entries: Vec<Entry> = rules
         .iter()
         .zip(first..)
@@ -103,7 +123,9 @@ fn table(rules: Option<&Vec<(Peers, u16, Allow)>>, http: &mut HttpSets, first: u
             action: match allow {
                 Allow::Plain => Action::Allow,
                 Allow::Deny => Action::Deny,
-                Allow::Http(rules) => Action::AllowHttp(http.insert(Arc::new(HttpRuleSet::new(rules.clone()).unwrap()))),
+                Allow::Http(rules) => {
+                    Action::AllowHttp(http.insert(Arc::new(HttpRuleSet::new(rules.clone()).unwrap())))
+                }
             },
             rule: RuleId(rule),
         })
@@ -126,17 +148,29 @@ pub struct Bed {
 impl Bed {
     /// Pods A, B and C without any policy.
     pub fn new() -> Self {
-        Self::with(GraphConfig { flows: 4096, flows_per_endpoint: 1024, translations: 256, l7_flows: 64 })
+        Self::with(GraphConfig {
+            flows: 4096,
+            flows_per_endpoint: 1024,
+            translations: 256,
+            l7_flows: 64,
+        })
     }
 
     pub fn with(graph: GraphConfig) -> Self {
-        let config = WorkerConfig { graph, spin: u32::MAX };
+        let config = WorkerConfig {
+            graph,
+            spin: u32::MAX,
+        };
         let (worker, handle) = Worker::new(&config, heap_frames(FRAMES)).unwrap();
         let mut bed = Self {
             worker,
             handle,
             wires: Vec::new(),
-            rules: vec![(A, Rules::default()), (B, Rules::default()), (C, Rules::default())],
+            rules: vec![
+                (A, Rules::default()),
+                (B, Rules::default()),
+                (C, Rules::default()),
+            ],
             services: Vec::new(),
             revision: 0,
             ipcache_generation: 1,
@@ -161,7 +195,13 @@ impl Bed {
     /// A bed in which B lets only A in, on port 5000, with these rules.
     pub fn guarded(allow: Allow) -> Self {
         let mut bed = Self::new();
-        bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, allow)]), egress: None });
+        bed.set(
+            B,
+            Rules {
+                ingress: Some(vec![(peer(A), 5000, allow)]),
+                egress: None,
+            },
+        );
         bed
     }
 
@@ -170,7 +210,13 @@ impl Bed {
         self.next_io += 1;
         let (io, wire) = MemoryIo::new(id, 256);
         let (done, answered) = crossbeam::channel::bounded(1);
-        self.handle.send(Command::Attach { config, io: Box::new(io), done }).unwrap();
+        self.handle
+            .send(Command::Attach {
+                config,
+                io: Box::new(io),
+                done,
+            })
+            .unwrap();
         self.turn();
         answered.try_recv().unwrap();
         self.wires.retain(|(key, _)| key.slot != config.key.slot);
@@ -202,7 +248,10 @@ impl Bed {
     pub fn assert_no_frame_lost(&mut self) {
         let audit = self.audit();
         assert!(audit.frames.is_balanced(audit.held), "{audit:?}");
-        assert!(audit.interfaces.iter().all(|(_, io)| io.invalid_descriptors == 0), "{audit:?}");
+        assert!(
+            audit.interfaces.iter().all(|(_, io)| io.invalid_descriptors == 0),
+            "{audit:?}"
+        );
     }
 
     pub fn set(&mut self, pod: Pod, rules: Rules) {
@@ -224,7 +273,10 @@ impl Bed {
             let egress = table(rules.egress.as_ref(), &mut http, 200);
             let mut policy = EndpointPolicy {
                 key: pod.key(),
-                pod: PodName { namespace: "bed".into(), name: format!("pod-{}", pod.0) },
+                pod: PodName {
+                    namespace: "bed".into(),
+                    name: format!("pod-{}", pod.0),
+                },
                 identity: pod.identity(),
                 generation: PolicyGeneration(self.revision),
                 ingress,
@@ -238,9 +290,10 @@ impl Bed {
             }
             endpoints[usize::from(pod.0)] = Some(Arc::new(policy));
         }
-        let entries = self.rules.iter().flat_map(|(pod, _)| {
-            [pod.v4(), pod.v6()].map(|addr| (addr.into(), pod.identity()))
-        });
+        let entries = self
+            .rules
+            .iter()
+            .flat_map(|(pod, _)| [pod.v4(), pod.v6()].map(|addr| (addr.into(), pod.identity())));
         let host = (NODE.parse::<IpAddr>().unwrap().into(), Identity::HOST);
         let ipcache = IpCache::new(
             IpCacheGeneration(self.ipcache_generation),
@@ -261,8 +314,18 @@ impl Bed {
     pub fn serve(&mut self, backends: &[Pod]) {
         self.services = vec![Service {
             name: "bed/service".into(),
-            key: ServiceKey { addr: VIP.parse().unwrap(), port: 80, protocol: Protocol::TCP },
-            backends: backends.iter().map(|pod| Backend { addr: pod.v4(), port: 5000 }).collect(),
+            key: ServiceKey {
+                addr: VIP.parse().unwrap(),
+                port: 80,
+                protocol: Protocol::TCP,
+            },
+            backends: backends
+                .iter()
+                .map(|pod| Backend {
+                    addr: pod.v4(),
+                    port: 5000,
+                })
+                .collect(),
         }];
         self.publish();
     }
@@ -299,7 +362,13 @@ impl Bed {
     /// The only packet that an interface got.
     pub fn got_one(&self, key: EndpointKey) -> Seen {
         let mut packets = self.got(key);
-        assert_eq!(packets.len(), 1, "slot {} got {} packets", key.slot.0, packets.len());
+        assert_eq!(
+            packets.len(),
+            1,
+            "slot {} got {} packets",
+            key.slot.0,
+            packets.len()
+        );
         Seen::new(packets.remove(0))
     }
 
@@ -321,9 +390,19 @@ impl Bed {
 }
 
 pub fn frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
-    let ethertype = if packet[0] >> 4 == 4 { EtherType::IPV4 } else { EtherType::IPV6 };
+    let ethertype = if packet[0] >> 4 == 4 {
+        EtherType::IPV4
+    } else {
+        EtherType::IPV6
+    };
     let mut frame = vec![0; HEADER_LEN];
-    Ethernet { destination, source, ethertype }.write(&mut frame).unwrap();
+    Ethernet {
+        destination,
+        source,
+        ethertype,
+    }
+    .write(&mut frame)
+    .unwrap();
     frame.extend_from_slice(packet);
     frame
 }
@@ -392,8 +471,18 @@ impl Conn {
 
     pub fn between(client: EndpointKey, from: IpAddr, server: EndpointKey, to: IpAddr, port: u16) -> Self {
         Self {
-            client: End { key: client, addr: from, port: 40_000, seq: 0xffff_ff00 },
-            server: End { key: server, addr: to, port, seq: 7_000 },
+            client: End {
+                key: client,
+                addr: from,
+                port: 40_000,
+                seq: 0xffff_ff00,
+            },
+            server: End {
+                key: server,
+                addr: to,
+                port,
+                seq: 7_000,
+            },
             timestamps: true,
         }
     }
@@ -454,7 +543,8 @@ pub const DATA: TcpFlags = TcpFlags::PSH.with(TcpFlags::ACK);
 
 fn advance(seq: u32, flags: TcpFlags, payload: &[u8]) -> u32 {
     let control = u32::from(flags.has(TcpFlags::SYN)) + u32::from(flags.has(TcpFlags::FIN));
-    seq.wrapping_add(u32::try_from(payload.len()).unwrap()).wrapping_add(control)
+    seq.wrapping_add(u32::try_from(payload.len()).unwrap())
+        .wrapping_add(control)
 }
 
 fn ip_packet(source: IpAddr, destination: IpAddr, protocol: Protocol, l4: &[u8]) -> Vec<u8> {
@@ -477,7 +567,13 @@ fn ip_packet(source: IpAddr, destination: IpAddr, protocol: Protocol, l4: &[u8])
     }
 }
 
-fn with_checksum(source: IpAddr, destination: IpAddr, protocol: Protocol, at: usize, mut l4: Vec<u8>) -> Vec<u8> {
+fn with_checksum(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: Protocol,
+    at: usize,
+    mut l4: Vec<u8>,
+) -> Vec<u8> {
     let pseudo = match protocol {
         Protocol::ICMP => Sum::ZERO,
         _ => Sum::pseudo(source, destination, protocol, u32::try_from(l4.len()).unwrap()).unwrap(),
@@ -497,7 +593,11 @@ pub fn udp(source: IpAddr, from: u16, destination: IpAddr, to: u16, payload: &[u
 pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: &[u8]) -> Vec<u8> {
     let mut l4 = vec![kind, code, 0, 0];
     l4.extend_from_slice(rest);
-    let protocol = if source.is_ipv4() { Protocol::ICMP } else { Protocol::ICMPV6 };
+    let protocol = if source.is_ipv4() {
+        Protocol::ICMP
+    } else {
+        Protocol::ICMPV6
+    };
     with_checksum(source, destination, protocol, 2, l4)
 }
 
@@ -514,7 +614,9 @@ pub fn ping(source: IpAddr, destination: IpAddr, reply: bool) -> Vec<u8> {
 /// Makes the transport checksum of an IP packet partial, as a pod's stack leaves it.
 pub fn make_partial(packet: &mut [u8]) {
     let framed = frame(GATEWAY, GATEWAY, packet);
-    let Ok(Headers::Ip(ip)) = Headers::parse(&framed, framed.len()) else { panic!("not IP") };
+    let Ok(Headers::Ip(ip)) = Headers::parse(&framed, framed.len()) else {
+        panic!("not IP")
+    };
     let at = ip.l4_checksum_offset().unwrap() - HEADER_LEN;
     packet[at..at + 2].copy_from_slice(&ip.pseudo().unwrap().fold().to_be_bytes());
 }

@@ -26,13 +26,19 @@ fn forwarded_packet_has_the_receivers_macs_and_one_hop_less() {
     let mut bed = Bed::new();
     bed.send(A.key(), &udp(A.v4(), 1000, B.v4(), 53, b"x"));
     let seen = bed.got_one(B.key());
-    assert_eq!((seen.ip.ethernet.destination, seen.ip.ethernet.source, seen.ip.ttl), (B.mac(), GATEWAY, 63));
+    assert_eq!(
+        (seen.ip.ethernet.destination, seen.ip.ethernet.source, seen.ip.ttl),
+        (B.mac(), GATEWAY, 63)
+    );
 }
 
 #[test]
 fn partial_checksum_is_completed() {
     let mut bed = Bed::new();
-    for mut packet in [udp(A.v4(), 1000, B.v4(), 53, b"odd"), udp(A.v6(), 1000, B.v6(), 53, b"even")] {
+    for mut packet in [
+        udp(A.v4(), 1000, B.v4(), 53, b"odd"),
+        udp(A.v6(), 1000, B.v6(), 53, b"even"),
+    ] {
         make_partial(&mut packet);
         bed.send(A.key(), &packet);
         // `Seen` verifies the checksum.
@@ -45,7 +51,10 @@ fn jumbo_packet_crosses_as_a_chain_of_frames() {
     let mut bed = Bed::new();
     for pod in [A, B] {
         bed.detach(pod.key());
-        bed.attach(sluice_datapath::interface::InterfaceConfig { mtu: 61_440, ..pod.config() });
+        bed.attach(sluice_datapath::interface::InterfaceConfig {
+            mtu: 61_440,
+            ..pod.config()
+        });
     }
     let payload: Vec<u8> = (0..40_000_u32).map(|n| (n % 251) as u8).collect();
     let mut packet = udp(A.v4(), 1000, B.v4(), 53, &payload);
@@ -92,15 +101,40 @@ fn packet_to_the_node_goes_to_the_host_pair() {
 fn large_packet_is_refused_and_the_sender_told_the_mtu() {
     let mut bed = Bed::new();
     bed.detach(B.key());
-    bed.attach(sluice_datapath::interface::InterfaceConfig { mtu: 1280, ..B.config() });
+    bed.attach(sluice_datapath::interface::InterfaceConfig {
+        mtu: 1280,
+        ..B.config()
+    });
     let big = vec![0; 1400];
     bed.send(A.key(), &udp(A.v4(), 1000, B.v4(), 53, &big));
     let seen = bed.got_one(A.key());
-    assert!(matches!(seen.ip.l4, L4::Icmp { kind: 3, code: 4, body: IcmpBody::Error(_) }), "{:?}", seen.ip);
+    assert!(
+        matches!(
+            seen.ip.l4,
+            L4::Icmp {
+                kind: 3,
+                code: 4,
+                body: IcmpBody::Error(_)
+            }
+        ),
+        "{:?}",
+        seen.ip
+    );
     assert_eq!(seen.packet()[26..28], 1280_u16.to_be_bytes());
     bed.send(A.key(), &udp(A.v6(), 1000, B.v6(), 53, &big));
     let seen = bed.got_one(A.key());
-    assert!(matches!(seen.ip.l4, L4::Icmp { kind: 2, code: 0, body: IcmpBody::Error(_) }), "{:?}", seen.ip);
+    assert!(
+        matches!(
+            seen.ip.l4,
+            L4::Icmp {
+                kind: 2,
+                code: 0,
+                body: IcmpBody::Error(_)
+            }
+        ),
+        "{:?}",
+        seen.ip
+    );
     assert_eq!(bed.dropped(DropReason::FragmentationNeeded), 2);
     assert!(bed.got_nothing());
 }
@@ -111,7 +145,10 @@ fn last_hop_is_refused_and_the_sender_told() {
     let mut packet = udp(A.v6(), 1000, B.v6(), 53, b"x");
     packet[7] = 1;
     bed.send(A.key(), &packet);
-    assert!(matches!(bed.got_one(A.key()).ip.l4, L4::Icmp { kind: 3, code: 0, .. }));
+    assert!(matches!(
+        bed.got_one(A.key()).ip.l4,
+        L4::Icmp { kind: 3, code: 0, .. }
+    ));
     assert_eq!(bed.dropped(DropReason::TtlExceeded), 1);
     assert!(bed.got_nothing());
 }
@@ -153,14 +190,23 @@ fn service_address_becomes_a_backend_and_replies_come_from_the_service() {
     back.server_sends(&mut bed, SYN_ACK, &[]);
     let seen = bed.got_one(A.key());
     assert_eq!((seen.ip.source, seen.tcp().source_port), (vip, 80));
-    assert_eq!((seen.ip.destination, seen.tcp().destination_port), (A.v4(), 40_000));
+    assert_eq!(
+        (seen.ip.destination, seen.tcp().destination_port),
+        (A.v4(), 40_000)
+    );
 }
 
 #[test]
 fn pod_reaches_itself_through_its_service_even_when_all_is_denied() {
     let mut bed = Bed::new();
     bed.serve(&[A]);
-    bed.set(A, Rules { ingress: Some(vec![]), egress: Some(vec![]) });
+    bed.set(
+        A,
+        Rules {
+            ingress: Some(vec![]),
+            egress: Some(vec![]),
+        },
+    );
     let vip: IpAddr = VIP.parse().unwrap();
     let mut conn = Conn::between(A.key(), A.v4(), A.key(), vip, 80);
     conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
@@ -199,7 +245,13 @@ fn icmp_error_about_a_flow_reaches_its_sender_through_the_service() {
     let quote = [&[0; 4], &seen.packet()[..28]].concat();
     bed.send(B.key(), &icmp(B.v4(), A.v4(), 3, 3, &quote));
     let seen = bed.got_one(A.key());
-    let L4::Icmp { body: IcmpBody::Error(quoted), .. } = seen.ip.l4 else { panic!("{:?}", seen.ip) };
+    let L4::Icmp {
+        body: IcmpBody::Error(quoted),
+        ..
+    } = seen.ip.l4
+    else {
+        panic!("{:?}", seen.ip)
+    };
     assert_eq!((quoted.source, quoted.destination), (A.v4(), vip));
 }
 
@@ -210,27 +262,55 @@ fn arp_and_neighbour_solicitation_are_answered_with_the_gateways_mac() {
     let arp = arp_request(A.mac(), own.octets(), [10, 244, 0, 1]);
     bed.inject(A.key(), &arp);
     let reply = bed.got(A.key()).remove(0);
-    assert_eq!((&reply[20..22], &reply[22..28], &reply[28..32]), (&[0, 2][..], &GATEWAY.0[..], &[10, 244, 0, 1][..]));
-    assert_eq!((bed.counters().answered.get(), bed.counters().dropped_total()), (1, 0));
+    assert_eq!(
+        (&reply[20..22], &reply[22..28], &reply[28..32]),
+        (&[0, 2][..], &GATEWAY.0[..], &[10, 244, 0, 1][..])
+    );
+    assert_eq!(
+        (bed.counters().answered.get(), bed.counters().dropped_total()),
+        (1, 0)
+    );
 
     bed.inject(A.key(), &neighbour_solicitation(A, A.mac()));
     let reply = Seen::new(bed.got(A.key()).remove(0));
-    assert!(matches!(reply.ip.l4, L4::Icmp { kind: 136, body: IcmpBody::NeighbourDiscovery, .. }));
+    assert!(matches!(
+        reply.ip.l4,
+        L4::Icmp {
+            kind: 136,
+            body: IcmpBody::NeighbourDiscovery,
+            ..
+        }
+    ));
     bed.assert_no_frame_lost();
 }
 
 pub fn arp_request(mac: sluice_datapath::interface::MacAddr, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let mut arp = [&[0xff; 6][..], &mac.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac.0, &sender, &[0; 6], &target].concat();
+    let mut arp = [
+        &[0xff; 6][..],
+        &mac.0,
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+        &mac.0,
+        &sender,
+        &[0; 6],
+        &target,
+    ]
+    .concat();
     arp.resize(60, 0);
     arp
 }
 
 pub fn neighbour_solicitation(from: Pod, claimed: sluice_datapath::interface::MacAddr) -> Vec<u8> {
     let gateway: IpAddr = "fd00:10:244::1".parse().unwrap();
-    let IpAddr::V6(target) = gateway else { unreachable!() };
+    let IpAddr::V6(target) = gateway else {
+        unreachable!()
+    };
     let group = sluice_datapath::wire::nd::solicited_node(target);
     let body = [&[0; 4][..], &target.octets(), &[1, 1], &claimed.0].concat();
     let mut packet = icmp(from.v6(), group.into(), 135, 0, &body);
     packet[7] = 255;
-    frame(from.mac(), sluice_datapath::wire::nd::multicast_mac(group), &packet)
+    frame(
+        from.mac(),
+        sluice_datapath::wire::nd::multicast_mac(group),
+        &packet,
+    )
 }

@@ -49,7 +49,15 @@ fn denied_request_gets_a_403_in_sequence_and_the_server_a_reset() {
     assert_eq!((tcp.seq, tcp.ack), (conn.server.seq, conn.client.seq));
     assert!(tcp.flags.has(TcpFlags::FIN));
     let l4 = &answer.frame[answer.ip.l4_offset()..];
-    assert!(Tcp::parse(l4, l4.len()).unwrap().scan_options().unwrap().timestamps.is_some(), "RFC 7323 wants timestamps");
+    assert!(
+        Tcp::parse(l4, l4.len())
+            .unwrap()
+            .scan_options()
+            .unwrap()
+            .timestamps
+            .is_some(),
+        "RFC 7323 wants timestamps"
+    );
 
     let reset = bed.got_one(B.key());
     assert!(reset.tcp().flags.has(TcpFlags::RST));
@@ -108,7 +116,11 @@ fn request_in_one_byte_segments_is_judged_like_a_whole_one() {
             }
         }
     }
-    assert!(reached.len() < b"GET /metrics HTTP/1.1\r".len(), "{}", String::from_utf8_lossy(&reached));
+    assert!(
+        reached.len() < b"GET /metrics HTTP/1.1\r".len(),
+        "{}",
+        String::from_utf8_lossy(&reached)
+    );
 }
 
 #[test]
@@ -131,8 +143,15 @@ fn retransmission_that_differs_from_the_judged_bytes_ends_the_flow() {
     conn.client_sends(&mut bed, DATA, GOOD);
     bed.got_one(B.key());
     let evil = b"GET /metrics HTTP/1.1\r\n\r\n\r\n\r\n";
-    bed.send(A.key(), &again.by_client(DATA, &evil[..GOOD.len().min(evil.len())]));
-    assert!(bed.got(B.key()).iter().all(|packet| Seen::new(packet.clone()).payload().is_empty()));
+    bed.send(
+        A.key(),
+        &again.by_client(DATA, &evil[..GOOD.len().min(evil.len())]),
+    );
+    assert!(
+        bed.got(B.key())
+            .iter()
+            .all(|packet| Seen::new(packet.clone()).payload().is_empty())
+    );
     assert_eq!(bed.dropped(DropReason::L7Mismatch), 1);
 }
 
@@ -161,7 +180,13 @@ fn live_flow_that_a_new_rule_gates_is_reset() {
     let mut bed = Bed::guarded(Allow::Plain);
     let mut conn = Conn::new(A, B, 5000);
     conn.open(&mut bed);
-    bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, get("/"))]), egress: None });
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(vec![(peer(A), 5000, get("/"))]),
+            egress: None,
+        },
+    );
     conn.client_sends(&mut bed, DATA, GOOD);
     assert!(bed.got_one(A.key()).tcp().flags.has(TcpFlags::RST));
     assert!(bed.got_one(B.key()).tcp().flags.has(TcpFlags::RST));
@@ -202,7 +227,13 @@ fn syn_ack_that_acknowledges_another_syn_does_not_open_the_gate() {
 #[test]
 fn egress_rules_gate_too() {
     let mut bed = Bed::new();
-    bed.set(A, Rules { ingress: None, egress: Some(vec![(peer(B), 5000, get("/"))]) });
+    bed.set(
+        A,
+        Rules {
+            ingress: None,
+            egress: Some(vec![(peer(B), 5000, get("/"))]),
+        },
+    );
     let mut conn = Conn::new(A, B, 5000);
     conn.open(&mut bed);
     conn.client_sends(&mut bed, DATA, BAD);

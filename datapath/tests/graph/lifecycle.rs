@@ -14,12 +14,24 @@ fn established_flow_is_cut_when_its_rule_is_removed_and_revives_with_it() {
     let mut bed = Bed::guarded(Allow::Plain);
     let mut conn = Conn::new(A, B, 5000);
     conn.open(&mut bed);
-    bed.set(B, Rules { ingress: Some(vec![]), egress: None });
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(vec![]),
+            egress: None,
+        },
+    );
     conn.client_sends(&mut bed, DATA, b"one");
     conn.server_sends(&mut bed, DATA, b"two");
     assert!(bed.got_nothing());
     assert_eq!(bed.dropped(DropReason::PolicyDenied), 2);
-    bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, Allow::Plain)]), egress: None });
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(vec![(peer(A), 5000, Allow::Plain)]),
+            egress: None,
+        },
+    );
     conn.client_sends(&mut bed, DATA, b"three");
     assert_eq!(bed.got_one(B.key()).payload(), b"three");
 }
@@ -30,7 +42,13 @@ fn policy_of_others_does_not_touch_a_flow() {
     let mut conn = Conn::new(A, B, 5000);
     conn.open(&mut bed);
     bed.events();
-    bed.set(C, Rules { ingress: Some(vec![]), egress: Some(vec![]) });
+    bed.set(
+        C,
+        Rules {
+            ingress: Some(vec![]),
+            egress: Some(vec![]),
+        },
+    );
     bed.ipcache_generation += 1;
     bed.publish();
     conn.client_sends(&mut bed, DATA, b"x");
@@ -49,10 +67,22 @@ fn explicit_deny_has_its_own_reason() {
 #[test]
 fn both_ends_must_agree() {
     let mut bed = Bed::guarded(Allow::Plain);
-    bed.set(A, Rules { ingress: None, egress: Some(vec![]) });
+    bed.set(
+        A,
+        Rules {
+            ingress: None,
+            egress: Some(vec![]),
+        },
+    );
     Conn::new(A, B, 5000).client_sends(&mut bed, TcpFlags::SYN, &[]);
     assert!(bed.got_nothing());
-    bed.set(A, Rules { ingress: None, egress: Some(vec![(peer(B), 5000, Allow::Plain)]) });
+    bed.set(
+        A,
+        Rules {
+            ingress: None,
+            egress: Some(vec![(peer(B), 5000, Allow::Plain)]),
+        },
+    );
     Conn::new(A, B, 5000).client_sends(&mut bed, TcpFlags::SYN, &[]);
     bed.got_one(B.key());
 }
@@ -74,7 +104,10 @@ fn flows_of_a_slots_former_occupant_die_with_it() {
     conn.open(&mut bed);
     bed.detach(B.key());
     // Another pod gets B's slot and address.
-    let key = EndpointKey { slot: Slot(B.0), generation: SlotGeneration(2) };
+    let key = EndpointKey {
+        slot: Slot(B.0),
+        generation: SlotGeneration(2),
+    };
     bed.attach(InterfaceConfig { key, ..B.config() });
     conn.client_sends(&mut bed, DATA, b"secret of the former connection");
     assert!(bed.got(key).is_empty());
@@ -109,7 +142,11 @@ fn a_pod_that_takes_nothing_loses_only_its_own_packets() {
     bed.got_one(C.key());
     bed.wire(B.key()).block(false);
     bed.send(A.key(), &udp(A.v4(), 1000, B.v4(), 53, b"x"));
-    assert_eq!(bed.got(B.key()).len(), 256 + 1, "every packet is delivered or counted");
+    assert_eq!(
+        bed.got(B.key()).len(),
+        256 + 1,
+        "every packet is delivered or counted"
+    );
     bed.assert_no_frame_lost();
 }
 

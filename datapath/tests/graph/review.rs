@@ -66,13 +66,16 @@ fn f1_forged_reset_and_repeated_syn_do_not_give_the_gate_a_second_view() {
     conn.server.seq = conn.server.seq.wrapping_add(1);
     let partial = b"GET /metrics HTTP/1.1";
     // One burst: SYN again (the server repeats its SYN-ACK), ACK, half a request line, a reset out of window, SYN again.
-    burst(&mut bed, &[
-        at(conn, isn).by_client(TcpFlags::SYN, &[]),
-        at(conn, first).by_client(TcpFlags::ACK, &[]),
-        at(conn, first).by_client(DATA, partial),
-        at(conn, first.wrapping_sub(200_000)).by_client(TcpFlags::RST, &[]),
-        at(conn, isn).by_client(TcpFlags::SYN, &[]),
-    ]);
+    burst(
+        &mut bed,
+        &[
+            at(conn, isn).by_client(TcpFlags::SYN, &[]),
+            at(conn, first).by_client(TcpFlags::ACK, &[]),
+            at(conn, first).by_client(DATA, partial),
+            at(conn, first.wrapping_sub(200_000)).by_client(TcpFlags::RST, &[]),
+            at(conn, isn).by_client(TcpFlags::SYN, &[]),
+        ],
+    );
     taken(bed.got(B.key()), first, &mut stream);
     // The server's answers, in the order in which Linux sends them.
     bed.send(B.key(), &syn_ack);
@@ -86,7 +89,10 @@ fn f1_forged_reset_and_repeated_syn_do_not_give_the_gate_a_second_view() {
     bed.send(A.key(), &at(conn, first).by_client(DATA, second));
     taken(bed.got(B.key()), first, &mut stream);
     let text = String::from_utf8_lossy(&stream);
-    assert!(!text.contains("/metrics HTTP/1.1\r\n"), "the server reads: {text:?}");
+    assert!(
+        !text.contains("/metrics HTTP/1.1\r\n"),
+        "the server reads: {text:?}"
+    );
 }
 
 /// F2. While a plain allow lifts the HTTP rules, nothing is judged; when they come back, the gate is behind the stream.
@@ -97,19 +103,35 @@ fn f2_gate_that_was_lifted_does_not_come_back_out_of_step() {
     conn.open(&mut bed);
     let fake = b"GET / HTTP/1.1\r\nHost: flask\r\nContent-Length: 999999\r\n\r\n";
     let begin = conn.client.seq;
-    bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, Allow::Plain)]), egress: None });
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(vec![(peer(A), 5000, Allow::Plain)]),
+            egress: None,
+        },
+    );
     conn.client_sends(&mut bed, DATA, &[b'x'; 55][..fake.len().min(55)]);
     bed.got_one(B.key());
     conn.server_sends(&mut bed, TcpFlags::ACK, &[]);
     bed.got(A.key());
-    bed.set(B, Rules { ingress: Some(vec![(peer(A), 5000, get("/"))]), egress: None });
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(vec![(peer(A), 5000, get("/"))]),
+            egress: None,
+        },
+    );
     let sent = conn.client.seq.wrapping_sub(begin) as usize;
     assert_eq!(sent, fake.len(), "adjust the test");
     // Old bytes to the server, a request with a long body to the gate.
     bed.send(A.key(), &at(conn, begin).by_client(DATA, fake));
     bed.got(B.key());
     conn.client_sends(&mut bed, DATA, b"GET /metrics HTTP/1.1\r\nHost: flask\r\n\r\n");
-    let reached = bed.got(B.key()).into_iter().map(Seen::new).any(|seen| seen.payload().starts_with(b"GET /metrics"));
+    let reached = bed
+        .got(B.key())
+        .into_iter()
+        .map(Seen::new)
+        .any(|seen| seen.payload().starts_with(b"GET /metrics"));
     assert!(!reached, "a denied request reached the server");
 }
 
@@ -120,10 +142,13 @@ fn f3_translation_of_a_refused_packet_is_forgotten() {
     bed.services = vec![udp_service(&[B])];
     bed.publish();
     for port in 0..100 {
-        burst(&mut bed, &[
-            udp(A.v4(), 1000 + port, B.v4(), 5000, b"straight"),
-            udp(A.v4(), 1000 + port, vip(), 80, b"by the service"),
-        ]);
+        burst(
+            &mut bed,
+            &[
+                udp(A.v4(), 1000 + port, B.v4(), 5000, b"straight"),
+                udp(A.v4(), 1000 + port, vip(), 80, b"by the service"),
+            ],
+        );
     }
     bed.got(B.key());
     bed.detach(A.key());
@@ -134,8 +159,18 @@ fn f3_translation_of_a_refused_packet_is_forgotten() {
 fn udp_service(backends: &[Pod]) -> Service {
     Service {
         name: "bed/udp".into(),
-        key: ServiceKey { addr: vip(), port: 80, protocol: Protocol::UDP },
-        backends: backends.iter().map(|pod| Backend { addr: pod.v4(), port: 5000 }).collect(),
+        key: ServiceKey {
+            addr: vip(),
+            port: 80,
+            protocol: Protocol::UDP,
+        },
+        backends: backends
+            .iter()
+            .map(|pod| Backend {
+                addr: pod.v4(),
+                port: 5000,
+            })
+            .collect(),
     }
 }
 
@@ -197,13 +232,21 @@ fn f4_connection_on_a_reused_port_stays_with_its_backend() {
             broken += u32::from(!opened);
         }
     }
-    assert_eq!(broken, 0, "of {reused} connections to the same backend, this many lost it after the handshake");
+    assert_eq!(
+        broken, 0,
+        "of {reused} connections to the same backend, this many lost it after the handshake"
+    );
 }
 
 /// F5. One pod cannot take all translations.
 #[test]
 fn f5_one_pod_leaves_translations_to_others() {
-    let mut bed = Bed::with(GraphConfig { flows: 4096, flows_per_endpoint: 256, translations: 256, l7_flows: 64 });
+    let mut bed = Bed::with(GraphConfig {
+        flows: 4096,
+        flows_per_endpoint: 256,
+        translations: 256,
+        l7_flows: 64,
+    });
     bed.services = vec![udp_service(&[B])];
     bed.publish();
     for port in 0..300 {
@@ -217,9 +260,20 @@ fn f5_one_pod_leaves_translations_to_others() {
 /// F6. One pod cannot take all L7 states.
 #[test]
 fn f6_one_pod_leaves_l7_states_to_others() {
-    let mut bed = Bed::with(GraphConfig { flows: 4096, flows_per_endpoint: 1024, translations: 256, l7_flows: 64 });
+    let mut bed = Bed::with(GraphConfig {
+        flows: 4096,
+        flows_per_endpoint: 1024,
+        translations: 256,
+        l7_flows: 64,
+    });
     let rules = vec![(peer(A), 5000, get("/")), (peer(C), 5000, get("/"))];
-    bed.set(B, Rules { ingress: Some(rules), egress: None });
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(rules),
+            egress: None,
+        },
+    );
     for port in 0..64 {
         let mut conn = Conn::new(A, B, 5000);
         conn.client.port = 20_000 + port;
@@ -233,7 +287,12 @@ fn f6_one_pod_leaves_l7_states_to_others() {
 /// F7. What the outside sends cannot take all flows.
 #[test]
 fn f7_outside_leaves_flows_to_pods() {
-    let mut bed = Bed::with(GraphConfig { flows: 1024, flows_per_endpoint: 256, translations: 256, l7_flows: 64 });
+    let mut bed = Bed::with(GraphConfig {
+        flows: 1024,
+        flows_per_endpoint: 256,
+        translations: 256,
+        l7_flows: 64,
+    });
     let outside: IpAddr = OUTSIDE.parse().unwrap();
     for port in 0..2048 {
         bed.send(FORWARD, &udp(outside, 1000 + port, B.v4(), 53, b"x"));
@@ -250,13 +309,18 @@ fn f8_one_pod_leaves_icmp_errors_to_others() {
     let mut last_hop = udp(A.v4(), 1000, B.v4(), 53, b"x");
     last_hop[8] = 1;
     last_hop[10..12].fill(0);
-    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&last_hop[..20]).checksum();
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO
+        .append(&last_hop[..20])
+        .checksum();
     last_hop[10..12].copy_from_slice(&sum.to_be_bytes());
     for _ in 0..2000 {
         bed.send(A.key(), &last_hop);
     }
     bed.detach(B.key());
-    bed.attach(sluice_datapath::interface::InterfaceConfig { mtu: 1280, ..B.config() });
+    bed.attach(sluice_datapath::interface::InterfaceConfig {
+        mtu: 1280,
+        ..B.config()
+    });
     let before = bed.got(C.key()).len();
     for _ in 0..32 {
         bed.wire(A.key()).send(&framed(&last_hop));
@@ -269,13 +333,22 @@ fn f8_one_pod_leaves_icmp_errors_to_others() {
 #[test]
 fn f9_echo_request_is_not_taken_for_a_reply() {
     let mut bed = Bed::new();
-    bed.set(A, Rules { ingress: Some(vec![]), egress: None });
+    bed.set(
+        A,
+        Rules {
+            ingress: Some(vec![]),
+            egress: None,
+        },
+    );
     bed.send(B.key(), &ping(B.v4(), A.v4(), false));
     assert!(bed.got(A.key()).is_empty(), "A lets nobody in");
     bed.send(A.key(), &ping(A.v4(), B.v4(), false));
     bed.got_one(B.key());
     bed.send(B.key(), &ping(B.v4(), A.v4(), false));
-    assert!(bed.got(A.key()).is_empty(), "B's own ping reached A past its ingress policy");
+    assert!(
+        bed.got(A.key()).is_empty(),
+        "B's own ping reached A past its ingress policy"
+    );
 }
 
 /// F10. A client that lost its connection (power, NAT) and uses the port again reaches the server, which answers by RFC 9293, 3.10.7.4.
@@ -287,7 +360,12 @@ fn f10_new_syn_on_a_half_open_connection_reaches_the_server() {
     conn.open(&mut bed);
     let again = at(conn, conn.client.seq.wrapping_add(1_000_000));
     bed.send(FORWARD, &again.by_client(TcpFlags::SYN, &[]));
-    assert_eq!(bed.got(B.key()).len(), 1, "the port is dead for 8000 s: {:?}", bed.dropped(DropReason::InvalidTcp));
+    assert_eq!(
+        bed.got(B.key()).len(),
+        1,
+        "the port is dead for 8000 s: {:?}",
+        bed.dropped(DropReason::InvalidTcp)
+    );
 }
 
 /// F11. A client whose first SYN was never answered tries again from the same port with another number.
@@ -300,7 +378,11 @@ fn f11_second_attempt_with_another_isn_opens_a_gated_flow() {
     // Nobody answers; the application gives up and tries again.
     let mut conn = at(conn, 77);
     conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
-    assert_eq!(bed.got(B.key()).len(), 1, "refused, and every attempt makes the old entry live longer");
+    assert_eq!(
+        bed.got(B.key()).len(),
+        1,
+        "refused, and every attempt makes the old entry live longer"
+    );
     conn.server_sends(&mut bed, SYN_ACK, &[]);
     assert_eq!(bed.got(A.key()).len(), 1);
 }
@@ -324,7 +406,10 @@ fn f13_reset_out_of_window_does_not_close_an_established_flow() {
     let outside: IpAddr = OUTSIDE.parse().unwrap();
     let mut conn = Conn::between(FORWARD, outside, B.key(), B.v4(), 5000);
     conn.open(&mut bed);
-    bed.send(FORWARD, &at(conn, conn.client.seq.wrapping_sub(500_000)).by_client(TcpFlags::RST, &[]));
+    bed.send(
+        FORWARD,
+        &at(conn, conn.client.seq.wrapping_sub(500_000)).by_client(TcpFlags::RST, &[]),
+    );
     let key = FlowKey {
         source: Peer::new(outside, 40_000),
         destination: Peer::new(B.v4(), 5000),
@@ -333,7 +418,11 @@ fn f13_reset_out_of_window_does_not_close_an_established_flow() {
     let conntrack = bed.worker.graph().conntrack();
     let (id, _) = conntrack.lookup(&key, conntrack.hash(&key)).unwrap();
     let state = conntrack.get(id).unwrap().tcp;
-    assert_eq!(state, TcpState::Established, "forgotten after 10 s of silence instead of 8000");
+    assert_eq!(
+        state,
+        TcpState::Established,
+        "forgotten after 10 s of silence instead of 8000"
+    );
 }
 
 /// F14. A UDP flow through a service leaves a backend that the service no longer has.
@@ -368,7 +457,12 @@ fn f15_live_connection_survives_the_removal_of_its_service() {
     bed.services.clear();
     bed.publish();
     conn.client_sends(&mut bed, DATA, b"more");
-    assert_eq!(bed.got(B.key()).len(), 1, "dropped, and A got {} packets (a reset)", bed.got(A.key()).len());
+    assert_eq!(
+        bed.got(B.key()).len(),
+        1,
+        "dropped, and A got {} packets (a reset)",
+        bed.got(A.key()).len()
+    );
 }
 
 /// F16. A stray segment before the SYN, in one batch, does not cost the connection its backend.
@@ -379,10 +473,13 @@ fn f16_stray_segment_before_a_syn_does_not_cost_the_translation() {
         let mut bed = Bed::new();
         bed.serve(&[B, C]);
         let conn = Conn::between(A.key(), A.v4(), B.key(), vip(), 80);
-        burst(&mut bed, &[
-            at(conn, 1).by_client(TcpFlags::RST, &[]),
-            conn.by_client(TcpFlags::SYN, &[]),
-        ]);
+        burst(
+            &mut bed,
+            &[
+                at(conn, 1).by_client(TcpFlags::RST, &[]),
+                conn.by_client(TcpFlags::SYN, &[]),
+            ],
+        );
         let graph = bed.worker.graph();
         if graph.translations().len() != graph.conntrack().len() {
             broken += 1;
@@ -398,7 +495,9 @@ fn first_fragment(packet: &[u8], size: usize) -> Vec<u8> {
     fragment[4..6].copy_from_slice(&[0x12, 0x34]);
     fragment[6..8].copy_from_slice(&0x2000_u16.to_be_bytes());
     fragment[10..12].fill(0);
-    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&fragment[..20]).checksum();
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO
+        .append(&fragment[..20])
+        .checksum();
     fragment[10..12].copy_from_slice(&sum.to_be_bytes());
     fragment
 }
@@ -421,7 +520,10 @@ fn f17_absent_checksum_stays_absent_in_fragments() {
 fn f18_one_pods_early_fragments_leave_frames_to_others() {
     let mut bed = Bed::new();
     bed.detach(A.key());
-    bed.attach(sluice_datapath::interface::InterfaceConfig { mtu: 61_440, ..A.config() });
+    bed.attach(sluice_datapath::interface::InterfaceConfig {
+        mtu: 61_440,
+        ..A.config()
+    });
     let whole = udp(A.v4(), 1000, B.v4(), 53, &[5; 60_000]);
     for id in 0..70_u16 {
         // Second fragment of a datagram whose first never comes.
@@ -429,12 +531,19 @@ fn f18_one_pods_early_fragments_leave_frames_to_others() {
         fragment[4..6].copy_from_slice(&id.to_be_bytes());
         fragment[6..8].copy_from_slice(&100_u16.to_be_bytes());
         fragment[10..12].fill(0);
-        let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&fragment[..20]).checksum();
+        let sum = sluice_datapath::wire::checksum::Sum::ZERO
+            .append(&fragment[..20])
+            .checksum();
         fragment[10..12].copy_from_slice(&sum.to_be_bytes());
         bed.send(A.key(), &fragment);
     }
     let audit = bed.audit();
-    assert!(audit.held * 2 < audit.frames.total, "one pod holds {} of {} frames", audit.held, audit.frames.total);
+    assert!(
+        audit.held * 2 < audit.frames.total,
+        "one pod holds {} of {} frames",
+        audit.held,
+        audit.frames.total
+    );
 }
 
 /// F19. Bytes that never left do not count as forwarded: the server is reset where it stands.
@@ -448,7 +557,9 @@ fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
     let mut packet = conn.by_client(DATA, GOOD);
     packet[8] = 1;
     packet[10..12].fill(0);
-    let sum = sluice_datapath::wire::checksum::Sum::ZERO.append(&packet[..20]).checksum();
+    let sum = sluice_datapath::wire::checksum::Sum::ZERO
+        .append(&packet[..20])
+        .checksum();
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     bed.send(A.key(), &packet);
     assert!(bed.got(B.key()).is_empty());
@@ -460,7 +571,11 @@ fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
     conn.client_sends(&mut bed, DATA, b"GET /metrics HTTP/1.1\r\nHost: flask\r\n\r\n");
     let reset = bed.got_one(B.key());
     assert!(reset.tcp().flags.has(TcpFlags::RST));
-    assert_eq!(reset.tcp().seq, expects, "the server answers with a challenge and keeps the connection");
+    assert_eq!(
+        reset.tcp().seq,
+        expects,
+        "the server answers with a challenge and keeps the connection"
+    );
 }
 
 /// F20. A segment that the gate refuses does not move the connection's state.
@@ -497,8 +612,26 @@ struct Shot {
 fn shot() -> impl proptest::strategy::Strategy<Value = Shot> {
     use proptest::prelude::{Strategy, any, prop};
     let flags = prop::sample::select(vec![2_u8, 0x12, 0x10, 0x18, 0x11, 4, 0x14]);
-    (0..5_u8, 0..6_u8, 0..2_u16, flags, 0..40_u32, 0..80_usize, 0..12_u8, any::<bool>())
-        .prop_map(|(from, to, port, flags, seq, len, kind, turn)| Shot { from, to, port, flags, seq, len, kind, turn })
+    (
+        0..5_u8,
+        0..6_u8,
+        0..2_u16,
+        flags,
+        0..40_u32,
+        0..80_usize,
+        0..12_u8,
+        any::<bool>(),
+    )
+        .prop_map(|(from, to, port, flags, seq, len, kind, turn)| Shot {
+            from,
+            to,
+            port,
+            flags,
+            seq,
+            len,
+            kind,
+            turn,
+        })
 }
 
 proptest::proptest! {

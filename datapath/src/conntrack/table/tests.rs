@@ -8,13 +8,20 @@ use super::*;
 use crate::flow::Peer;
 
 const fn endpoint(slot: u16) -> EndpointKey {
-    EndpointKey { slot: Slot(slot), generation: SlotGeneration(1) }
+    EndpointKey {
+        slot: Slot(slot),
+        generation: SlotGeneration(1),
+    }
 }
 
 fn key(n: u32) -> FlowKey {
     let source = Peer::new(IpAddr::from([10, 0, 0, 1]), u16::try_from(n % 50_000).unwrap());
     let destination = Peer::new(IpAddr::from([10, 0, 1, u8::try_from(n / 50_000).unwrap()]), 80);
-    FlowKey { source, destination, protocol: Protocol::TCP }
+    FlowKey {
+        source,
+        destination,
+        protocol: Protocol::TCP,
+    }
 }
 
 fn insert(table: &mut Conntrack, n: u32, slot: u16, now_s: u32) -> Result<EntryId, InsertError> {
@@ -27,7 +34,10 @@ fn both_directions_find_the_entry() {
     let id = insert(&mut table, 1, 8, 0).unwrap();
     let hash = table.hash(&key(1));
     assert_eq!(table.lookup(&key(1), hash), Some((id, FlowDirection::Original)));
-    assert_eq!(table.lookup(&key(1).reversed(), hash), Some((id, FlowDirection::Reply)));
+    assert_eq!(
+        table.lookup(&key(1).reversed(), hash),
+        Some((id, FlowDirection::Reply))
+    );
     assert_eq!(table.lookup(&key(2), table.hash(&key(2))), None);
 }
 
@@ -35,7 +45,10 @@ fn both_directions_find_the_entry() {
 fn full_capacity_is_reached_and_then_refused() {
     let mut table = Conntrack::new(10_000, u32::MAX, FlowHasher::random());
     for n in 0..10_000 {
-        assert!(insert(&mut table, n, slot(n), 0).is_ok(), "flow {n} of 10000 did not fit");
+        assert!(
+            insert(&mut table, n, slot(n), 0).is_ok(),
+            "flow {n} of 10000 did not fit"
+        );
     }
     assert_eq!(insert(&mut table, 10_000, 8, 0), Err(InsertError::Full));
     assert_eq!(table.len(), 10_000);
@@ -52,7 +65,9 @@ fn slot(n: u32) -> u16 {
 #[test]
 fn one_sender_leaves_the_reserve_to_others() {
     let mut table = Conntrack::new(64, u32::MAX, FlowHasher::random());
-    let taken = (0..64).take_while(|n| insert(&mut table, *n, 1, 0).is_ok()).count();
+    let taken = (0..64)
+        .take_while(|n| insert(&mut table, *n, 1, 0).is_ok())
+        .count();
     assert_eq!(taken, 56, "an eighth is reserved");
     assert!(insert(&mut table, 100, 8, 0).is_ok());
     assert_eq!(insert(&mut table, 101, 8, 0), Err(InsertError::Quota), "one each");
@@ -96,7 +111,10 @@ fn removed_endpoint_takes_its_flows_along() {
         insert(&mut table, n, if n % 2 == 0 { 8 } else { 10 }, 0).unwrap();
     }
     assert_eq!(table.remove_endpoint(endpoint(8), |_| {}), 10);
-    assert_eq!((table.len(), table.flows_of(Slot(8)), table.flows_of(Slot(10))), (10, 0, 10));
+    assert_eq!(
+        (table.len(), table.flows_of(Slot(8)), table.flows_of(Slot(10))),
+        (10, 0, 10)
+    );
 }
 
 #[derive(Debug, Clone)]
@@ -107,7 +125,11 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![(0..60_u32).prop_map(Op::Insert), (0..60_u32).prop_map(Op::Remove), (0..200_u32).prop_map(Op::Sweep)]
+    prop_oneof![
+        (0..60_u32).prop_map(Op::Insert),
+        (0..60_u32).prop_map(Op::Remove),
+        (0..200_u32).prop_map(Op::Sweep)
+    ]
 }
 
 proptest! {

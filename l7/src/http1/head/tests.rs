@@ -120,7 +120,11 @@ fn get_and_head_have_no_body() {
             ("Transfer-Encoding: chunked\r\n", Err(HeadError::UnexpectedBody)),
         ] {
             let head = format!("{method} / HTTP/1.1\r\nHost: a\r\n{field}\r\n");
-            assert_eq!(parse(head.as_bytes()).map(|head| head.framing), expected, "{head:?}");
+            assert_eq!(
+                parse(head.as_bytes()).map(|head| head.framing),
+                expected,
+                "{head:?}"
+            );
         }
     }
 }
