@@ -71,6 +71,8 @@ pub struct Report {
     pub http_allowed: u64,
     /// Requests answered as denied.
     pub http_denied: u64,
+    /// Requests denied by a reset: the gate had lost sight of the response before it, because a segment of it was lost.
+    pub http_reset: u64,
     /// Datagrams sent.
     pub udp_sent: u64,
     /// Datagrams received, each once and unchanged.
@@ -89,6 +91,7 @@ struct Tally {
     tcp_connections: AtomicU64,
     http_allowed: AtomicU64,
     http_denied: AtomicU64,
+    http_reset: AtomicU64,
     udp_sent: AtomicU64,
     udp_received: AtomicU64,
 }
@@ -154,7 +157,7 @@ pub fn run(lab: &mut Lab, duration: Duration) -> Result<Report> {
     lab.enforce(&[("server", POLICY)])?;
 
     let tally = Arc::new(Tally::default());
-    let _http = Server::start(&server.netns, HTTP_PORT)?;
+    let http = Server::start(&server.netns, HTTP_PORT)?;
     // Ends after the clients.
     let echo_stop = Arc::new(AtomicBool::new(false));
     let echo = echo_server(&server.netns, &echo_stop)?;
@@ -206,6 +209,12 @@ pub fn run(lab: &mut Lab, duration: Duration) -> Result<Report> {
     report.tcp_connections = tally.tcp_connections.load(Ordering::Relaxed);
     report.http_allowed = tally.http_allowed.load(Ordering::Relaxed);
     report.http_denied = tally.http_denied.load(Ordering::Relaxed);
+    report.http_reset = tally.http_reset.load(Ordering::Relaxed);
+    let requests = http.take_requests();
+    ensure!(
+        requests.iter().all(|path| path.starts_with("/allowed/")),
+        "a denied request reached the server"
+    );
     lab.agent().expect_balanced_frames()?;
     Ok(report)
 }
@@ -350,11 +359,24 @@ fn requests(netns: &Netns, tally: &Tally, address: SocketAddr) -> Result<()> {
             ensure!(response == Response::served(&path), "{path}: {response:?}");
             tally.http_allowed.fetch_add(1, Ordering::Relaxed);
         }
-        let response = client.get("/denied")?;
-        ensure!(response == Response::denied(), "/denied: {response:?}");
-        tally.http_denied.fetch_add(1, Ordering::Relaxed);
+        match client.get("/denied") {
+            Ok(response) => {
+                ensure!(response == Response::denied(), "/denied: {response:?}");
+                tally.http_denied.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) if is_reset(&error) => {
+                tally.http_reset.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => return Err(error.context("/denied")),
+        }
     }
     Ok(())
+}
+
+fn is_reset(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
 /// Sends numbered datagrams to both addresses in turn.
