@@ -118,22 +118,13 @@ impl SocketFactory {
                 frames,
                 source: Box::new(source),
             })?;
-        let base = match descriptors.first_mut() {
-            // SAFETY: the descriptor is the UMEM's own and no ring has it yet.
-            Some(first) => {
-                unsafe { umem.data_mut(first) }
-                    .contents()
-                    .as_ptr()
-                    .expose_provenance()
-                    - HEADROOM_BYTES
-            }
-            None => {
-                return Err(SocketError::Size {
-                    value: frames,
-                    what: "UMEM",
-                });
-            }
-        };
+        let first = descriptors.first_mut().ok_or(SocketError::Size {
+            value: frames,
+            what: "UMEM",
+        })?;
+        // SAFETY: the descriptor is the UMEM's own and no ring has it yet.
+        let data = unsafe { umem.data_mut(first) };
+        let base = data.contents().as_ptr().expose_provenance() - HEADROOM_BYTES;
         let region = UmemRegion {
             base,
             _umem: umem.clone(),
