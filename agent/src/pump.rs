@@ -29,6 +29,7 @@ pub async fn run(state: AgentState, worker: WorkerHandle) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        while worker.retired.pop().is_some() {}
         let (snapshot, names) = (state.snapshot.load_full(), state.names.load_full());
         let context = FlowContext {
             snapshot: Arc::clone(&snapshot),

@@ -181,8 +181,11 @@ impl Graph {
     }
 
     /// Puts a snapshot in force. Flows are re-decided at their next packet, and only those that it touches.
-    pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.snapshot = snapshot;
+    ///
+    /// Returns the former one: freeing a large snapshot is not the worker's work.
+    #[must_use]
+    pub fn replace_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        std::mem::replace(&mut self.snapshot, snapshot)
     }
 
     /// Flows that are tracked.

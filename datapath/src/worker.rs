@@ -53,6 +53,9 @@ const COMMANDS: usize = 256;
 /// Flow events that may wait for the agent.
 const EVENTS: usize = 16_384;
 
+/// Former snapshots that may wait to be freed.
+const RETIRED: usize = 64;
+
 /// How long an idle worker sleeps at most: expiry and heartbeat go on.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
@@ -149,6 +152,8 @@ pub struct WorkerHandle {
     pub events: Arc<ArrayQueue<FlowEvent>>,
     /// Packet capture.
     pub capture: Arc<Capture>,
+    /// Snapshots that the worker no longer uses, to be freed by others.
+    pub retired: Arc<ArrayQueue<Arc<Snapshot>>>,
 }
 
 impl WorkerHandle {
@@ -196,6 +201,7 @@ pub struct Worker {
     outbox: Vec<(EndpointKey, Packet)>,
     commands: Arc<ArrayQueue<Command>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    retired: Arc<ArrayQueue<Arc<Snapshot>>>,
     counters: Arc<Counters>,
     poll: Poll,
     events: Events,
@@ -246,6 +252,7 @@ impl Worker {
             snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             counters: Arc::new(Counters::default()),
             events: Arc::new(ArrayQueue::new(EVENTS)),
+            retired: Arc::new(ArrayQueue::new(RETIRED)),
             capture: Arc::new(Capture::default()),
         };
         let graph = Graph::new(
@@ -264,6 +271,7 @@ impl Worker {
             outbox: Vec::with_capacity(4 * RX_BATCH),
             commands: Arc::clone(&handle.commands),
             snapshot: Arc::clone(&handle.snapshot),
+            retired: Arc::clone(&handle.retired),
             counters: Arc::clone(&handle.counters),
             poll,
             events: Events::with_capacity(128),
@@ -304,7 +312,9 @@ impl Worker {
         self.counters.loops.add(1);
         let snapshot = self.snapshot.load();
         if !Arc::ptr_eq(&snapshot, self.graph.snapshot()) {
-            self.graph.set_snapshot(Arc::clone(&snapshot));
+            let former = self.graph.replace_snapshot(Arc::clone(&snapshot));
+            // A full queue means that nobody frees them elsewhere: then here.
+            drop(self.retired.push(former));
         }
         self.counters.revision.set(snapshot.revision.0);
         drop(snapshot);
