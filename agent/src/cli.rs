@@ -68,12 +68,14 @@ pub enum Output {
     Json,
 }
 
-/// On or off.
+/// What the ends of pods' veths are tuned for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
+pub enum PodTuning {
+    /// Bulk data: GRO and threaded NAPI, so that the pod's TCP stack runs beside the worker.
+    Throughput,
+    /// Requests and responses: GRO, but the pod's TCP stack runs within the worker's transmission, which saves a wake-up per packet.
+    Latency,
+    /// Left as they are.
     Off,
 }
 
@@ -116,9 +118,9 @@ pub struct AgentArgs {
     /// How long an idle worker spins before it sleeps, microseconds: more is lower latency and more CPU
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub spin_us: u32,
-    /// Set offloads and threaded NAPI at the pods' ends: two to four times the throughput
-    #[arg(long, value_enum, default_value_t = Switch::On)]
-    pub pod_tuning: Switch,
+    /// What to tune the ends of pods' veths for: bulk throughput, or short requests and few cores
+    #[arg(long, value_enum, default_value_t = PodTuning::Throughput)]
+    pub pod_tuning: PodTuning,
 }
 
 /// `sluice status`

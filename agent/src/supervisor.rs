@@ -26,7 +26,7 @@ use crate::api::status::{
     DropCount, EndpointStatus, FrameCount, SourceStatus, StageCount, Status, WorkerStatus, XdpMode,
 };
 use crate::api::{AgentState, ApiError, Command, ErrorCode, Server};
-use crate::cli::{AgentArgs, Switch};
+use crate::cli::{AgentArgs, PodTuning};
 use crate::dataplane::{Dataplane, DataplaneConfig};
 use crate::endpoint_registry::{self, Endpoint, EndpointRegistry, EndpointSpec, RegistryError};
 use crate::metrics::MetricsServer;
@@ -116,7 +116,7 @@ async fn lock(run_dir: &Path) -> anyhow::Result<File> {
 struct Supervisor {
     node_name: String,
     manifests: String,
-    tune_pods: bool,
+    pod_tuning: PodTuning,
     state: AgentState,
     registry: EndpointRegistry,
     reconciler: Reconciler,
@@ -163,7 +163,7 @@ impl Supervisor {
         let mut supervisor = Self {
             node_name,
             manifests: args.manifests.display().to_string(),
-            tune_pods: args.pod_tuning == Switch::On,
+            pod_tuning: args.pod_tuning,
             state,
             registry,
             reconciler,
@@ -324,8 +324,11 @@ impl Supervisor {
         self.publish(snapshot);
         block_in_place(|| self.dataplane.open(endpoint, &device, mode))?;
         let mut warnings = Vec::new();
-        if self.tune_pods {
-            for (step, outcome) in tuning::tune(&spec.interface, spec.netns.as_deref(), POD_INTERFACE).await {
+        if self.pod_tuning != PodTuning::Off {
+            let threaded = self.pod_tuning == PodTuning::Throughput;
+            for (step, outcome) in
+                tuning::tune(&spec.interface, spec.netns.as_deref(), POD_INTERFACE, threaded).await
+            {
                 if let Err(error) = outcome {
                     warnings.push(format!("{step}: {error}"));
                 }

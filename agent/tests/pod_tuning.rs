@@ -61,7 +61,7 @@ fn offloads_queue_and_threaded_napi_are_set_and_failures_are_told() {
         .enable_all()
         .build()
         .unwrap();
-    let outcome = runtime.block_on(tune("veth0", Some(&netns), "eth0"));
+    let outcome = runtime.block_on(tune("veth0", Some(&netns), "eth0", true));
     assert_eq!(outcome.len(), 4);
     for (step, result) in outcome {
         assert_eq!(result, Ok(()), "{step}");
@@ -74,7 +74,7 @@ fn offloads_queue_and_threaded_napi_are_set_and_failures_are_told() {
     );
     assert_eq!(output(&threaded).trim(), "1");
 
-    let outcome = runtime.block_on(tune("veth9", None, "eth0"));
+    let outcome = runtime.block_on(tune("veth9", None, "eth0", true));
     assert!(matches!(
         outcome[0],
         (TuningStep::HostSegmentationOff, Err(TuningError::Failed { .. }))

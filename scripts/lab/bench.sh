@@ -207,6 +207,16 @@ bench_report() {
      mode: $mode, cpu: $cpu, cpus: $cpus, kernel: $kernel, command: $command}'
 }
 
+# Switches threaded NAPI of two pods, as the agent's --pod-tuning does: 1 is its throughput profile, 0 its latency profile.
+bench_threaded_napi() {
+  local netns
+  for netns in "$1" "$2"; do
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    nsenter --net="/run/netns/$netns" unshare --mount \
+      sh -c 'mount -t sysfs sysfs /sys && echo "$0" >/sys/class/net/eth0/threaded' "$3"
+  done
+}
+
 bench_http() {
   local seconds=$1 rounds=$2 mtu=$3 round server client server_ip variant
   client=$(pod_field "$(existing_pod "$BENCH_CLIENT")" netns)
@@ -222,9 +232,14 @@ bench_http() {
   bench_serve sluice-l7 "$server" "$client" "$server_ip" nginx -c "$BENCH_DIR/sluice-l7.conf"
   for ((round = 0; round < rounds; round++)); do
     bench_wrk direct "$LAB-direct-client" "$DIRECT4_SERVER" "$seconds"
-    bench_wrk sluice-l7 "$client" "$server_ip" "$seconds"
+    bench_threaded_napi "$client" "$server" 0
+    bench_wrk sluice-l7-latency "$client" "$server_ip" "$seconds"
+    bench_threaded_napi "$client" "$server" 1
+    bench_wrk sluice-l7-throughput "$client" "$server_ip" "$seconds"
   done
-  bench_report http-keepalive-32 requests/s direct sluice-l7 "wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker"
+  local command="wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker, agent --pod-tuning"
+  bench_report http-keepalive-32-latency requests/s direct sluice-l7-latency "$command latency"
+  bench_report http-keepalive-32-throughput requests/s direct sluice-l7-throughput "$command throughput"
 }
 
 bench_tcp() {

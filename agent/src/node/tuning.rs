@@ -81,8 +81,13 @@ pub enum TuningError {
 pub type TuningOutcome = Vec<(TuningStep, Result<(), TuningError>)>;
 
 /// Makes all settings for an endpoint: `host_interface` is the host's end of the veth, `netns` a file of the pod's network
-/// namespace, `pod_interface` the name of its end there.
-pub async fn tune(host_interface: &str, netns: Option<&Path>, pod_interface: &str) -> TuningOutcome {
+/// namespace, `pod_interface` the name of its end there; `threaded` says whether its NAPI gets a thread of its own.
+pub async fn tune(
+    host_interface: &str,
+    netns: Option<&Path>,
+    pod_interface: &str,
+    threaded: bool,
+) -> TuningOutcome {
     let mut outcome = vec![
         (
             TuningStep::HostSegmentationOff,
@@ -118,8 +123,9 @@ pub async fn tune(host_interface: &str, netns: Option<&Path>, pod_interface: &st
     let gro = std::iter::once(enter.as_os_str()).chain(gro);
     outcome.push((TuningStep::PodReceiveOffload, run("nsenter", gro).await));
     // sysfs shows the interfaces of the namespace in which it was mounted, so it is mounted anew, out of everybody's sight.
-    let script = r#"mount -t sysfs sysfs /sys && echo 1 > "/sys/class/net/$0/threaded""#;
-    let threaded = ["unshare", "--mount", "sh", "-c", script, pod_interface].map(OsStr::new);
+    let script = r#"mount -t sysfs sysfs /sys && echo "$1" > "/sys/class/net/$0/threaded""#;
+    let value = if threaded { "1" } else { "0" };
+    let threaded = ["unshare", "--mount", "sh", "-c", script, pod_interface, value].map(OsStr::new);
     let threaded = std::iter::once(enter.as_os_str()).chain(threaded);
     outcome.push((TuningStep::PodThreadedNapi, run("nsenter", threaded).await));
     outcome
