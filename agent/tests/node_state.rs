@@ -293,8 +293,12 @@ fn remove_all_leaves_nothing_and_touches_nothing_else() {
         ip("route add 10.1.0.99/32 dev cni0 table 7300");
         ip("rule add from 10.1.0.5 lookup 7300 priority 300");
         let mut reconciler = Reconciler::new().unwrap();
-        // Link-local addresses appear when duplicate detection is over.
-        wait_until(|| !ip("-6 addr show dev cni0").contains("tentative")).await;
+        // Link-local addresses and their routes appear when duplicate detection is over, at each end in its own time.
+        wait_until(|| {
+            let addresses = ip("-6 addr show");
+            picture().matches("local fe80::").count() == 2 && !addresses.contains("tentative")
+        })
+        .await;
         let before = picture();
         reconciler.reconcile(&state(PODS)).await.unwrap();
         assert_ne!(picture(), before);
