@@ -237,9 +237,9 @@ bench_http() {
     bench_threaded_napi "$client" "$server" 1
     bench_wrk sluice-l7-throughput "$client" "$server_ip" "$seconds"
   done
-  local command="wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker, agent --pod-tuning"
-  bench_report http-keepalive-32-latency requests/s direct sluice-l7-latency "$command latency"
-  bench_report http-keepalive-32-throughput requests/s direct sluice-l7-throughput "$command throughput"
+  local command="wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker, threaded NAPI"
+  bench_report http-keepalive-32-latency requests/s direct sluice-l7-latency "$command off as with --pod-tuning latency"
+  bench_report http-keepalive-32-throughput requests/s direct sluice-l7-throughput "$command on as with --pod-tuning throughput"
 }
 
 bench_tcp() {
