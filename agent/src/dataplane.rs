@@ -80,8 +80,8 @@ pub struct Attached {
 pub struct DataplaneConfig {
     /// Frames of the UMEM.
     pub frames: u32,
-    /// Empty loops before the worker sleeps.
-    pub spin: u32,
+    /// How long an idle worker spins before it sleeps.
+    pub spin: Duration,
     /// Limits of the worker's tables.
     pub graph: GraphConfig,
 }

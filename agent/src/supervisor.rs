@@ -57,9 +57,6 @@ const RECONCILE: Duration = Duration::from_secs(30);
 /// Name of a pod's interface in its own namespace.
 const POD_INTERFACE: &str = "eth0";
 
-/// Empty loops of an idle worker per microsecond, roughly; the loop polls every interface once.
-const LOOPS_PER_US: u32 = 4;
-
 /// Runs the agent until it is told to end.
 ///
 /// # Errors
@@ -140,7 +137,7 @@ impl Supervisor {
             .context("cannot set up the node")?;
         let config = DataplaneConfig {
             frames: args.umem_frames,
-            spin: args.spin_us.saturating_mul(LOOPS_PER_US),
+            spin: Duration::from_micros(u64::from(args.spin_us)),
             graph: GraphConfig::default(),
         };
         let dataplane = block_in_place(|| Dataplane::start(&args.bpffs, &config))?;

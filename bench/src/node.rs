@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use datapath::graph::GraphConfig;
 use datapath::interface::{EndpointConfig, InterfaceConfig, InterfaceKind, MacAddr};
@@ -222,7 +223,7 @@ impl Node {
     pub fn new(flows: usize, snapshot: Snapshot) -> Self {
         let config = WorkerConfig {
             graph: graph_config(flows),
-            spin: u32::MAX,
+            spin: Duration::MAX,
         };
         let (mut worker, handle) = Worker::new(&config, heap_frames(FRAMES)).expect("an epoll instance");
         handle

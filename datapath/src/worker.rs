@@ -1,7 +1,8 @@
 //! The worker: one pinned thread that owns its rings, its frames and its conntrack shard, and takes no lock.
 //!
 //! Loop: commands, snapshot, receive from every interface, run the graph, transmit, refill, sweep. A busy worker never sleeps; an
-//! idle one spins for [`WorkerConfig::spin`] iterations and then sleeps on its sockets. The clock is read once per iteration.
+//! idle one spins for [`WorkerConfig::spin`], giving way to whoever waits for its CPU, and then sleeps on its sockets. The clock is
+//! read once per iteration.
 //! Sockets are opened and closed elsewhere and handed over by [`Command`]s.
 
 use std::io;
@@ -12,7 +13,7 @@ use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use policy::{DropReason, EndpointKey, Slot, Snapshot};
 
 use crate::capture::Capture;
@@ -25,6 +26,9 @@ use crate::xsk::{Frames, IoId, IoStatistics, Packet, PacketIo};
 
 /// Packets taken from one interface in one turn.
 const RX_BATCH: usize = 32;
+
+/// Frames that are posted at once.
+const REFILL: usize = 16;
 
 /// Least frames posted per interface.
 const LEAST_POSTED: usize = 32;
@@ -62,6 +66,9 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// Sleep while frames are still in transmission: completions raise no event.
 const COMPLETION_SLEEP: Duration = Duration::from_millis(1);
 
+/// Turns without a sleep after which the worker is busy: it takes the registration of sockets back that packets come by.
+const BUSY_TURNS: u32 = 256;
+
 const WAKER: Token = Token(usize::MAX);
 
 /// What a worker needs to know at start.
@@ -69,15 +76,15 @@ const WAKER: Token = Token(usize::MAX);
 pub struct WorkerConfig {
     /// Limits of the graph's tables.
     pub graph: GraphConfig,
-    /// Empty loops before it sleeps.
-    pub spin: u32,
+    /// How long it spins without a packet before it sleeps.
+    pub spin: Duration,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             graph: GraphConfig::default(),
-            spin: 2000,
+            spin: Duration::from_micros(50),
         }
     }
 }
@@ -178,6 +185,28 @@ impl WorkerHandle {
     }
 }
 
+/// Time of day for flow events: read from the system once a [`SWEEP_PERIOD_NS`], carried on by the monotonic clock in between.
+#[derive(Debug, Default)]
+struct WallClock {
+    unix_ns: u64,
+    read_at: Option<u64>,
+}
+
+impl WallClock {
+    fn at(&mut self, mono_ns: u64) -> u64 {
+        let since = self.read_at.map(|read_at| mono_ns.saturating_sub(read_at));
+        match since {
+            Some(since) if since < SWEEP_PERIOD_NS => self.unix_ns.saturating_add(since),
+            _ => {
+                let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.unix_ns = u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX);
+                self.read_at = Some(mono_ns);
+                self.unix_ns
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Served {
     key: EndpointKey,
@@ -188,6 +217,8 @@ struct Served {
     fewest: usize,
     /// Packets wait in the tx ring.
     dirty: bool,
+    /// Its socket is registered for sleeping.
+    armed: bool,
 }
 
 /// One worker.
@@ -206,8 +237,12 @@ pub struct Worker {
     poll: Poll,
     events: Events,
     started: Instant,
-    spin: u32,
-    idle: u32,
+    spin_ns: u64,
+    /// When the last packet or wake-up was.
+    active_at: u64,
+    wall: WallClock,
+    /// Turns since it slept.
+    awake: u32,
     levelled_at: u64,
     swept_at: u64,
     /// Sum of all levels; at most half of all frames, beyond what every interface has at least.
@@ -217,6 +252,29 @@ pub struct Worker {
 /// Frames to keep posted for each of so many interfaces when nothing comes.
 fn idle_level(total: usize, interfaces: usize) -> usize {
     (total / 4 / interfaces.max(1)).clamp(LEAST_POSTED, IDLE_POSTED)
+}
+
+/// Registers the socket of an interface, so that its packets end a sleep; whether it is registered now.
+fn arm(registry: &Registry, io: &dyn PacketIo, key: EndpointKey) -> bool {
+    let Some(fd) = io.fd() else { return false };
+    match registry.register(&mut SourceFd(&fd), Token(key.slot.index()), Interest::READABLE) {
+        Ok(()) => true,
+        Err(error) => {
+            // The interface is still served at every wake-up for another reason, at the latest after LONGEST_SLEEP.
+            tracing::warn!(%error, slot = key.slot.0, "cannot sleep on the interface's socket");
+            false
+        }
+    }
+}
+
+/// Takes the registration back: as long as it stands, each packet of the pod runs `ep_poll_callback`, on the pod's CPU.
+fn disarm(registry: &Registry, served: &mut Served) {
+    served.armed = false;
+    if let Some(fd) = served.io.fd()
+        && let Err(error) = registry.deregister(&mut SourceFd(&fd))
+    {
+        tracing::debug!(%error, slot = served.key.slot.0, "socket was not polled");
+    }
 }
 
 /// Hands queued packets to the kernel.
@@ -276,8 +334,10 @@ impl Worker {
             poll,
             events: Events::with_capacity(128),
             started: Instant::now(),
-            spin: config.spin,
-            idle: 0,
+            spin_ns: u64::try_from(config.spin.as_nanos()).unwrap_or(u64::MAX),
+            active_at: 0,
+            wall: WallClock::default(),
+            awake: 0,
             levelled_at: 0,
             swept_at: 0,
             level_sum: 0,
@@ -294,12 +354,11 @@ impl Worker {
         Ok(())
     }
 
-    fn clock(&self) -> Clock {
+    fn clock(&mut self) -> Clock {
         let mono_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Clock {
             mono_ns,
-            unix_ns: u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX),
+            unix_ns: self.wall.at(mono_ns),
         }
     }
 
@@ -309,6 +368,7 @@ impl Worker {
     /// Sleeping failed.
     pub fn turn(&mut self) -> io::Result<bool> {
         let clock = self.clock();
+        self.awake = self.awake.saturating_add(1);
         self.counters.loops.add(1);
         let snapshot = self.snapshot.load();
         if !Arc::ptr_eq(&snapshot, self.graph.snapshot()) {
@@ -335,14 +395,13 @@ impl Worker {
             self.level(clock.mono_ns);
         }
         if received > 0 {
-            self.idle = 0;
-            return Ok(true);
-        }
-        self.idle = self.idle.saturating_add(1);
-        if self.idle > self.spin {
+            self.active_at = clock.mono_ns;
+        } else if clock.mono_ns.saturating_sub(self.active_at) > self.spin_ns {
             self.sleep()?;
         } else {
-            std::hint::spin_loop();
+            // Where it runs alone this returns at once; where a pod waits for the CPU it is the pod's turn, and more packets come
+            // with the next batch.
+            rustix::thread::sched_yield();
         }
         Ok(true)
     }
@@ -356,6 +415,9 @@ impl Worker {
         if count == 0 {
             return 0;
         }
+        if served.armed && self.awake > BUSY_TURNS {
+            disarm(self.poll.registry(), served);
+        }
         served.fewest = served.fewest.min(served.level - count.min(served.level));
         if count == RX_BATCH
             && served.level < MOST_POSTED
@@ -365,8 +427,11 @@ impl Worker {
             self.level_sum += served.level;
             served.level *= 2;
         }
-        // Refilled before the graph runs: the sender may go on while the batch is judged.
-        served.io.refill(self.graph.frames_mut(), served.level);
+        // Refilled before the graph runs: the sender may go on while the batch is judged. Not for every packet: the sender's
+        // CPU reads the ring, and each write of it takes the cache line away.
+        if served.io.posted() + REFILL <= served.level || served.io.posted() < served.level / 2 {
+            served.io.refill(self.graph.frames_mut(), served.level);
+        }
         self.graph.run(served.key, &mut self.rx, &mut self.outbox);
         self.deliver();
         count
@@ -438,6 +503,11 @@ impl Worker {
             flush(served, &mut self.graph);
             in_flight |= served.io.transmitting() > 0;
         }
+        // Edge-triggered: one that is readable already ends the sleep at once, so that no packet is missed in between.
+        for served in self.served.iter_mut().filter(|served| !served.armed) {
+            served.armed = arm(self.poll.registry(), served.io.as_ref(), served.key);
+        }
+        self.awake = 0;
         self.counters.sleeps.add(1);
         let timeout = if in_flight {
             COMPLETION_SLEEP
@@ -450,7 +520,7 @@ impl Worker {
             Err(error) => return Err(error),
         }
         if !self.events.is_empty() {
-            self.idle = 0;
+            self.active_at = self.clock().mono_ns;
         }
         Ok(())
     }
@@ -484,15 +554,7 @@ impl Worker {
         if self.position.len() <= slot {
             self.position.resize(slot + 1, None);
         }
-        if let Some(fd) = io.fd()
-            && let Err(error) =
-                self.poll
-                    .registry()
-                    .register(&mut SourceFd(&fd), Token(slot), Interest::READABLE)
-        {
-            // The interface is still served at every wake-up for another reason, at the latest after LONGEST_SLEEP.
-            tracing::warn!(%error, slot, "cannot sleep on the interface's socket");
-        }
+        let armed = arm(self.poll.registry(), io.as_ref(), key);
         let total = self.graph.frames().total();
         let level = idle_level(total, self.served.len() + 1);
         let level = level
@@ -508,6 +570,7 @@ impl Worker {
             level,
             fewest: usize::MAX,
             dirty: false,
+            armed,
         });
     }
 
@@ -519,10 +582,8 @@ impl Worker {
         if let Some(moved) = self.served.get(at) {
             self.position[moved.key.slot.index()] = u16::try_from(at).ok();
         }
-        if let Some(fd) = served.io.fd()
-            && let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd))
-        {
-            tracing::debug!(%error, slot = key.slot.0, "socket was not polled");
+        if served.armed {
+            disarm(self.poll.registry(), &mut served);
         }
         served.io.abandon(self.graph.frames_mut());
         self.graph.detach(key);
@@ -550,5 +611,23 @@ impl Worker {
     /// Slots that are served.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
         self.served.iter().map(|served| served.key.slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_clock_goes_on_with_the_monotonic_one_between_readings() {
+        let mut wall = WallClock::default();
+        let first = wall.at(5);
+        assert!(first > 0);
+        assert_eq!(wall.at(5 + SWEEP_PERIOD_NS - 1), first + SWEEP_PERIOD_NS - 1);
+        let read_again = wall.at(5 + SWEEP_PERIOD_NS);
+        assert!(
+            read_again != first + SWEEP_PERIOD_NS - 1,
+            "the system was not asked"
+        );
     }
 }

@@ -186,7 +186,8 @@ bench_iperf() {
   say "$variant: $(tail -n 1 "$BENCH_DIR/$variant.figures") bit/s"
 }
 
-# Prints a case as one JSON line. Arguments: case, unit, baseline variant, sluice variant, command.
+# Prints a case as one JSON line; its ratio is the median of the rounds' ratios, because a round shares what else the machine
+# did. Arguments: case, unit, baseline variant, sluice variant, command.
 bench_report() {
   local mode
   mode=$(sluice_cli status -o json | jq -c '.mode // ([.endpoints[]?.mode] | unique | join(",")) // null')
@@ -203,17 +204,20 @@ bench_report() {
         else {} end);
     ($baseline | figures) as $b | ($sluice | figures) as $s |
     {case: $case, unit: $unit, against: $against, baseline: $b, sluice: $s,
-     ratio: ($s.median / $b.median * 1000 | round / 1000),
+     ratio: ([$s.rounds, $b.rounds] | transpose | map(.[0] / .[1]) | median * 1000 | round / 1000),
      mode: $mode, cpu: $cpu, cpus: $cpus, kernel: $kernel, command: $command}'
 }
 
-# Switches threaded NAPI of two pods, as the agent's --pod-tuning does: 1 is its throughput profile, 0 its latency profile.
-bench_threaded_napi() {
-  local netns
+# Tunes the ends of two pods as the agent's --pod-tuning $3 does: NAPI with GRO in a thread, or neither.
+bench_tune() {
+  local netns threaded=0
+  if [[ $3 == throughput ]]; then threaded=1; fi
   for netns in "$1" "$2"; do
+    in_netns "$netns" ethtool -K eth0 gro on
     # shellcheck disable=SC2016 # expanded by the inner shell
     nsenter --net="/run/netns/$netns" unshare --mount \
-      sh -c 'mount -t sysfs sysfs /sys && echo "$0" >/sys/class/net/eth0/threaded' "$3"
+      sh -c 'mount -t sysfs sysfs /sys && echo "$0" >/sys/class/net/eth0/threaded' "$threaded"
+    ((threaded)) || in_netns "$netns" ethtool -K eth0 gro off
   done
 }
 
@@ -232,12 +236,12 @@ bench_http() {
   bench_serve sluice-l7 "$server" "$client" "$server_ip" nginx -c "$BENCH_DIR/sluice-l7.conf"
   for ((round = 0; round < rounds; round++)); do
     bench_wrk direct "$LAB-direct-client" "$DIRECT4_SERVER" "$seconds"
-    bench_threaded_napi "$client" "$server" 0
+    bench_tune "$client" "$server" latency
     bench_wrk sluice-l7-latency "$client" "$server_ip" "$seconds"
-    bench_threaded_napi "$client" "$server" 1
+    bench_tune "$client" "$server" throughput
     bench_wrk sluice-l7-throughput "$client" "$server_ip" "$seconds"
   done
-  local command="wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker, threaded NAPI"
+  local command="wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker, threaded NAPI and GRO"
   bench_report http-keepalive-32-latency requests/s direct sluice-l7-latency "$command off as with --pod-tuning latency"
   bench_report http-keepalive-32-throughput requests/s direct sluice-l7-throughput "$command on as with --pod-tuning throughput"
 }

@@ -30,7 +30,7 @@ pub enum TuningStep {
     HostSegmentationOff,
     /// `pfifo` on the host veth: a full veth ring pushes back instead of dropping.
     HostQueue,
-    /// GRO on at the pod's end.
+    /// GRO at the pod's end: on with threaded NAPI, off without, where it has one packet at a time and nothing to merge.
     PodReceiveOffload,
     /// Threaded NAPI at the pod's end: its TCP stack runs in a thread of its own and not inside the worker's `sendto`.
     PodThreadedNapi,
@@ -117,18 +117,42 @@ pub async fn tune(
         }
         return outcome;
     };
+    // NAPI exists only while GRO is on, and its thread can be set only while it exists.
+    let steps = if threaded {
+        [TuningStep::PodReceiveOffload, TuningStep::PodThreadedNapi]
+    } else {
+        [TuningStep::PodThreadedNapi, TuningStep::PodReceiveOffload]
+    };
+    for step in steps {
+        outcome.push((step, tune_pod(step, netns, pod_interface, threaded).await));
+    }
+    outcome
+}
+
+/// Makes one setting at the pod's end.
+async fn tune_pod(
+    step: TuningStep,
+    netns: &Path,
+    pod_interface: &str,
+    threaded: bool,
+) -> Result<(), TuningError> {
+    // sysfs shows the interfaces of the namespace in which it was mounted, so it is mounted anew, out of everybody's sight.
+    const THREADED: &str = r#"mount -t sysfs sysfs /sys && file=/sys/class/net/$0/threaded &&
+        { [ "$(cat "$file")" = "$1" ] || echo "$1" >"$file"; }"#;
     let mut enter = std::ffi::OsString::from("--net=");
     enter.push(netns);
-    let gro = ["ethtool", "-K", pod_interface, "gro", "on"].map(OsStr::new);
-    let gro = std::iter::once(enter.as_os_str()).chain(gro);
-    outcome.push((TuningStep::PodReceiveOffload, run("nsenter", gro).await));
-    // sysfs shows the interfaces of the namespace in which it was mounted, so it is mounted anew, out of everybody's sight.
-    let script = r#"mount -t sysfs sysfs /sys && echo "$1" > "/sys/class/net/$0/threaded""#;
-    let value = if threaded { "1" } else { "0" };
-    let threaded = ["unshare", "--mount", "sh", "-c", script, pod_interface, value].map(OsStr::new);
-    let threaded = std::iter::once(enter.as_os_str()).chain(threaded);
-    outcome.push((TuningStep::PodThreadedNapi, run("nsenter", threaded).await));
-    outcome
+    let command: &[&str] = match (step, threaded) {
+        (TuningStep::PodThreadedNapi, true) => {
+            &["unshare", "--mount", "sh", "-c", THREADED, pod_interface, "1"]
+        }
+        (TuningStep::PodThreadedNapi, false) => {
+            &["unshare", "--mount", "sh", "-c", THREADED, pod_interface, "0"]
+        }
+        (_, true) => &["ethtool", "-K", pod_interface, "gro", "on"],
+        (_, false) => &["ethtool", "-K", pod_interface, "gro", "off"],
+    };
+    let command = std::iter::once(enter.as_os_str()).chain(command.iter().map(OsStr::new));
+    run("nsenter", command).await
 }
 
 /// Takes the settings of the host's end back: the default queue, and TSO as the driver begins with.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use policy::{
     Action, Backend, EndpointKey, EndpointPolicy, Entry, HttpRule, HttpRuleSet, HttpSets, Identity, IpCache,
@@ -159,7 +160,7 @@ impl Bed {
     pub fn with(graph: GraphConfig) -> Self {
         let config = WorkerConfig {
             graph,
-            spin: u32::MAX,
+            spin: Duration::MAX,
         };
         let (worker, handle) = Worker::new(&config, heap_frames(FRAMES)).unwrap();
         let mut bed = Self {
