@@ -12,7 +12,7 @@ use datapath::xsk::memory::{MemoryIo, Wire, heap_frames};
 use policy::{
     Action, EndpointKey, EndpointPolicy, Entry, HttpRule, HttpRuleSet, HttpSets, Identity, IpCache,
     IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, RuleId, Slot,
-    SlotGeneration, Snapshot,
+    SlotGeneration, Snapshot, Tier,
 };
 
 use crate::stream::FIRST_SERVER_PORT;
@@ -103,6 +103,7 @@ pub fn policies(count: usize) -> Vec<Entry> {
                 .collect::<Vec<_>>();
             let port = 6000 + u16::try_from(n % 64).expect("below 64");
             Entry {
+                tier: Tier::Normal,
                 peers: Peers::Identities(peers.into()),
                 protocol: Protocol::TCP,
                 ports: port..=port,
@@ -152,6 +153,7 @@ pub fn snapshot(count: usize, http: &[HttpRule]) -> Snapshot {
     };
     let peers = Peers::Identities(Arc::from([CLIENT.identity()]));
     entries.push(Entry {
+        tier: Tier::Normal,
         peers,
         protocol,
         ports,

@@ -7,6 +7,7 @@
 mod port;
 
 use ipnet::IpNet;
+use policy::Tier;
 use serde_json::Value;
 
 use crate::field::{Fault, FaultKind, Faults, Field, ObjectField};
@@ -135,6 +136,8 @@ impl Decoder<'_> {
         ingress.default_deny = asked("ingress", ingress_items);
         egress.default_deny = asked("egress", egress_items);
         Some(Spec {
+            tier: Tier::Normal,
+            priority: 0,
             subject,
             ingress,
             egress,
@@ -218,6 +221,7 @@ impl Decoder<'_> {
         Some(Rule {
             name,
             action,
+            log: None,
             peers,
             ports,
         })

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use policy::{
     Action, Backend, Direction, EndpointKey, EndpointPolicy, Entry, HttpRuleSet, HttpSets, Identity, IpCache,
     IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, Service,
-    ServiceKey, ServiceTable, Snapshot,
+    ServiceKey, ServiceTable, Snapshot, Tier,
 };
 
 pub(crate) use self::resolver::Resolver;
@@ -377,12 +377,21 @@ pub(crate) fn entries(
         default_deny |= said.default_deny;
         judged.policies.push(policy.key.to_string());
         for rule in &said.rules {
-            resolver.rule(rule, subject, direction, http, names, &mut judged.entries);
+            resolver.rule(
+                spec.tier,
+                rule,
+                subject,
+                direction,
+                http,
+                names,
+                &mut judged.entries,
+            );
         }
     }
     judged.policies.dedup();
     let mut always = |peers, name: &str| {
         judged.entries.push(Entry {
+            tier: Tier::Normal,
             peers,
             protocol: Protocol::ANY,
             ports: 0..=u16::MAX,

@@ -12,7 +12,7 @@ use policy::{EndpointKey, Identity, PodName, Slot};
 use crate::counted::Counted;
 use crate::identity::{self, IdentityAllocator};
 use crate::labels::{LabelSource, Labels, NAMESPACE_LABELS, PodLabels};
-use crate::object::{Kind, Node, Object, ObjectBody, ObjectKey, Pod, ServiceObject, Slice};
+use crate::object::{CidrGroup, Kind, Node, Object, ObjectBody, ObjectKey, Pod, ServiceObject, Slice};
 use crate::rule::{Peer, Policy, PolicyKey, PolicyKind};
 use crate::selector::Selector;
 
@@ -62,6 +62,7 @@ pub struct Index {
     services: BTreeMap<PodName, ServiceObject>,
     slices: BTreeMap<PodName, Slice>,
     policies: BTreeMap<PolicyKey, Policy>,
+    cidr_groups: BTreeMap<String, CidrGroup>,
     endpoints: BTreeMap<Slot, LocalEndpoint>,
     identities: IdentityAllocator,
     /// Pod label keys that NetworkPolicies select by.
@@ -121,6 +122,7 @@ impl Index {
             ObjectBody::EndpointSlice(None) => {
                 self.slices.remove(&key.pod());
             }
+            ObjectBody::CidrGroup(group) => self.replace_cidr_group(&key.name, Some(group)),
             ObjectBody::Policy(policy) => {
                 let former = self.policies.remove(&policy.key);
                 self.mentions_changed(former.as_ref(), Some(&policy));
@@ -149,7 +151,11 @@ impl Index {
             Kind::EndpointSlice => {
                 self.slices.remove(&key.pod());
             }
-            Kind::NetworkPolicy | Kind::CiliumNetworkPolicy => {
+            Kind::CiliumCIDRGroup => self.replace_cidr_group(&key.name, None),
+            Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::CiliumNetworkPolicy
+            | Kind::CiliumClusterwideNetworkPolicy => {
                 if let Some(former) = key.policy().and_then(|key| self.policies.remove(&key)) {
                     self.mentions_changed(Some(&former), None);
                 }
@@ -211,6 +217,12 @@ impl Index {
     #[must_use]
     pub fn policies(&self) -> &BTreeMap<PolicyKey, Policy> {
         &self.policies
+    }
+
+    /// CiliumCIDRGroups by name.
+    #[must_use]
+    pub fn cidr_groups(&self) -> &BTreeMap<String, CidrGroup> {
+        &self.cidr_groups
     }
 
     /// Policies of one namespace: no policy selects pods of another.
@@ -287,7 +299,10 @@ impl Index {
             Kind::Service => self.services.len(),
             Kind::EndpointSlice => self.slices.len(),
             Kind::NetworkPolicy => policies(PolicyKind::Kubernetes),
+            Kind::ClusterNetworkPolicy => policies(PolicyKind::Cluster),
             Kind::CiliumNetworkPolicy => policies(PolicyKind::Cilium),
+            Kind::CiliumClusterwideNetworkPolicy => policies(PolicyKind::CiliumClusterwide),
+            Kind::CiliumCIDRGroup => self.cidr_groups.len(),
         };
         Kind::ALL
             .into_iter()
@@ -304,6 +319,20 @@ impl Index {
         covering
             .map(|block| labels.insert(LabelSource::Cidr, block.to_string(), String::new()))
             .count()
+    }
+
+    fn replace_cidr_group(&mut self, name: &str, group: Option<CidrGroup>) {
+        for prefix in group.iter().flat_map(|group| &group.prefixes) {
+            self.identities.allocate_prefix(*prefix);
+            self.prefixes.add(*prefix);
+        }
+        let former = match group {
+            Some(group) => self.cidr_groups.insert(name.to_owned(), group),
+            None => self.cidr_groups.remove(name),
+        };
+        for prefix in former.iter().flat_map(|group| &group.prefixes) {
+            self.prefixes.take(*prefix);
+        }
     }
 
     fn identify(&mut self, name: &PodName, pod: &Pod) -> (Labels, Identity) {
@@ -431,7 +460,9 @@ impl Mentions {
                     mentions.prefixes.extend(block.prefixes());
                     mentions.blocks.extend(block.prefixes());
                 }
+                Peer::CidrGroup { except, .. } => mentions.prefixes.extend(except.iter().copied()),
                 Peer::Labels(selector) => selectors.push(selector),
+                Peer::Services(_) | Peer::Nodes { .. } | Peer::Fqdn(_) => {}
             }
         }
         if policy.key.kind == PolicyKind::Kubernetes {

@@ -63,9 +63,15 @@ pub enum LabelSource {
     Reserved,
     /// Prefixes that rules mention.
     Cidr,
+    /// Node objects.
+    Node,
+    /// CiliumCIDRGroup objects.
+    CidrGroup,
 }
 
 impl LabelSource {
+    const ALL: [Self; 5] = [Self::K8s, Self::Reserved, Self::Cidr, Self::Node, Self::CidrGroup];
+
     /// The source as it is written before the colon.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -73,6 +79,8 @@ impl LabelSource {
             Self::K8s => "k8s",
             Self::Reserved => "reserved",
             Self::Cidr => "cidr",
+            Self::Node => "node",
+            Self::CidrGroup => "cidrgroup",
         }
     }
 }
@@ -126,9 +134,7 @@ impl Labels {
         let mut labels = Self::default();
         for text in strings {
             let (source, rest) = text.split_once(':')?;
-            let source = [LabelSource::K8s, LabelSource::Reserved, LabelSource::Cidr]
-                .into_iter()
-                .find(|s| s.name() == source)?;
+            let source = LabelSource::ALL.into_iter().find(|s| s.name() == source)?;
             let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
             labels.insert(source, key.to_owned(), value.to_owned());
         }

@@ -10,6 +10,7 @@ pub mod compile;
 pub mod counted;
 pub mod explain;
 pub mod field;
+pub mod fqdn;
 pub mod identity;
 pub mod index;
 pub mod labels;

@@ -10,7 +10,7 @@ use k8s_openapi::api::networking::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use policy::Protocol;
+use policy::{Protocol, Tier};
 
 use crate::field::{Fault, FaultKind, Faults};
 use crate::labels::{CLUSTER, NAMESPACE, NAMESPACE_LABELS};
@@ -129,6 +129,8 @@ impl Decoder<'_> {
             }
         };
         Some(Spec {
+            tier: Tier::Normal,
+            priority: 0,
             subject,
             ingress: applied(ingress_applies, ingress?),
             egress: applied(egress_applies, egress?),
@@ -159,6 +161,7 @@ impl Decoder<'_> {
         Some(Rule {
             name: format!("{} {list}[{index}]", self.policy),
             action: RuleAction::Allow,
+            log: None,
             peers,
             ports,
         })

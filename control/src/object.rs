@@ -29,19 +29,25 @@ pub enum Kind {
     Service,
     EndpointSlice,
     NetworkPolicy,
+    ClusterNetworkPolicy,
     CiliumNetworkPolicy,
+    CiliumClusterwideNetworkPolicy,
+    CiliumCIDRGroup,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
         Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
         Self::CiliumNetworkPolicy,
+        Self::CiliumClusterwideNetworkPolicy,
+        Self::CiliumCIDRGroup,
     ];
 
     /// The kind as Kubernetes writes it.
@@ -54,7 +60,10 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
+            Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
+            Self::CiliumCIDRGroup => "CiliumCIDRGroup",
         }
     }
 
@@ -63,12 +72,22 @@ impl Kind {
             Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::CiliumNetworkPolicy => "cilium.io/v2",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy | Self::CiliumCIDRGroup => {
+                "cilium.io/v2"
+            }
         }
     }
 
     const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(
+            self,
+            Self::Namespace
+                | Self::Node
+                | Self::ClusterNetworkPolicy
+                | Self::CiliumClusterwideNetworkPolicy
+                | Self::CiliumCIDRGroup
+        )
     }
 }
 
@@ -126,6 +145,8 @@ pub struct Pod {
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
     /// `status.addresses` of type `InternalIP` or `ExternalIP`.
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
@@ -148,6 +169,10 @@ pub struct ServicePort {
 /// A Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceObject {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.selector`; empty for a Service whose EndpointSlices others write.
+    pub selector: BTreeMap<String, String>,
     /// `spec.clusterIPs`; empty for headless and external-name services.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.ports`.
@@ -161,8 +186,19 @@ pub struct Slice {
     pub service: String,
     /// First address of each ready endpoint.
     pub addresses: Vec<IpAddr>,
+    /// First address of each other endpoint.
+    pub unready: Vec<IpAddr>,
     /// `ports`: (name, protocol, number).
     pub ports: Vec<ServicePort>,
+}
+
+/// A CiliumCIDRGroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CidrGroup {
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.externalCIDRs`.
+    pub prefixes: Vec<IpNet>,
 }
 
 /// An object.
@@ -178,7 +214,9 @@ pub enum ObjectBody {
     Service(ServiceObject),
     /// An EndpointSlice; `None` if it belongs to no Service.
     EndpointSlice(Option<Slice>),
-    /// A policy of either kind.
+    /// A CiliumCIDRGroup.
+    CidrGroup(CidrGroup),
+    /// A policy of any kind.
     Policy(Box<Policy>),
 }
 
@@ -363,6 +401,11 @@ fn body(value: &Value, key: &ObjectKey, cluster: &str) -> Result<ObjectBody, Vec
         Kind::CiliumNetworkPolicy => {
             ObjectBody::Policy(Box::new(cnp::decode(value, &key.namespace, &key.name, cluster)?))
         }
+        Kind::ClusterNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy | Kind::CiliumCIDRGroup => {
+            let expected = "a supported kind";
+            let value = key.kind.name().to_owned();
+            return Err(vec![fault("kind", FaultKind::Invalid { value, expected })]);
+        }
     })
 }
 
@@ -372,7 +415,9 @@ impl ObjectKey {
     pub fn policy(&self) -> Option<PolicyKey> {
         let kind = match self.kind {
             Kind::NetworkPolicy => PolicyKind::Kubernetes,
+            Kind::ClusterNetworkPolicy => PolicyKind::Cluster,
             Kind::CiliumNetworkPolicy => PolicyKind::Cilium,
+            Kind::CiliumClusterwideNetworkPolicy => PolicyKind::CiliumClusterwide,
             _ => return None,
         };
         Some(PolicyKey {

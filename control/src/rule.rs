@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy::{HttpRuleSet, Protocol};
+use policy::{HttpRuleSet, Protocol, Tier};
 
+use crate::fqdn::FqdnSelector;
 use crate::selector::Selector;
 
 /// Kind of a policy object.
@@ -14,8 +15,12 @@ use crate::selector::Selector;
 pub enum PolicyKind {
     /// `cilium.io/v2 CiliumNetworkPolicy`.
     Cilium,
+    /// `cilium.io/v2 CiliumClusterwideNetworkPolicy`.
+    CiliumClusterwide,
     /// `networking.k8s.io/v1 NetworkPolicy`.
     Kubernetes,
+    /// `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
+    Cluster,
 }
 
 /// Name of a policy object.
@@ -23,7 +28,7 @@ pub enum PolicyKind {
 pub struct PolicyKey {
     /// Its kind.
     pub kind: PolicyKind,
-    /// `metadata.namespace`.
+    /// `metadata.namespace`; empty for cluster-scoped kinds.
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
@@ -33,9 +38,15 @@ impl fmt::Display for PolicyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             PolicyKind::Cilium => "cnp",
+            PolicyKind::CiliumClusterwide => "ccnp",
             PolicyKind::Kubernetes => "knp",
+            PolicyKind::Cluster => "kcnp",
         };
-        write!(f, "{kind} {}/{}", self.namespace, self.name)
+        if self.namespace.is_empty() {
+            write!(f, "{kind} {}", self.name)
+        } else {
+            write!(f, "{kind} {}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -51,7 +62,11 @@ pub struct Policy {
 /// One subject and what may happen to it.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Which pods; includes the policy's namespace.
+    /// When its rules are asked.
+    pub tier: Tier,
+    /// Order within [`Tier::Admin`] and [`Tier::Baseline`], lowest first (ClusterNetworkPolicy, `spec.priority`).
+    pub priority: u16,
+    /// Which pods; includes the policy's namespace, if it has one.
     pub subject: Selector,
     /// Towards them.
     pub ingress: DirectionSpec,
@@ -78,17 +93,19 @@ impl Policy {
 pub struct DirectionSpec {
     /// Whether what no rule allows is denied.
     pub default_deny: bool,
-    /// The rules; a deny rule wins over every allow.
+    /// The rules. In [`Tier::Normal`] a deny wins over every allow, in the others the first one decides.
     pub rules: Vec<Rule>,
 }
 
-/// Whether a rule allows or denies.
+/// What a rule does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RuleAction {
-    /// `ingress`, `egress`.
+    /// `ingress`, `egress`; `Accept`.
     Allow,
-    /// `ingressDeny`, `egressDeny`.
+    /// `ingressDeny`, `egressDeny`; `Deny`.
     Deny,
+    /// `Pass`: the rest of the tier says nothing. Only outside [`Tier::Normal`].
+    Pass,
 }
 
 /// One item of a rule list: every peer on every port.
@@ -96,8 +113,10 @@ pub enum RuleAction {
 pub struct Rule {
     /// Policy and place in it, e.g. `cnp db/flask-app-to-db ingress[0]`.
     pub name: String,
-    /// Allow or deny.
+    /// What it does.
     pub action: RuleAction,
+    /// `log.value`: text for the flows that the rule decides.
+    pub log: Option<Arc<str>>,
     /// With whom.
     pub peers: PeerSet,
     /// On what.
@@ -120,8 +139,53 @@ pub enum Peer {
     Labels(Selector),
     /// Addresses outside the cluster (CNP: pods and nodes never match by address).
     Cidr(CidrBlock),
-    /// Addresses, pods' and nodes' included (NetworkPolicy `ipBlock`).
+    /// Addresses, pods' and nodes' included (NetworkPolicy `ipBlock`, ClusterNetworkPolicy `networks`).
     IpBlock(CidrBlock),
+    /// Addresses outside the cluster that CiliumCIDRGroups list; no such group is nobody.
+    CidrGroup {
+        /// Which groups.
+        groups: GroupRef,
+        /// `except`: prefixes that are not covered.
+        except: Vec<IpNet>,
+    },
+    /// Backends of Services (`toServices`); no such Service is nobody.
+    Services(ServiceRef),
+    /// Nodes by their labels.
+    Nodes {
+        /// Requirements on labels of source `node`.
+        selector: Selector,
+        /// Whether the local node counts (ClusterNetworkPolicy `nodes`), or only the others (`fromNodes`, `toNodes`).
+        local: bool,
+    },
+    /// Addresses that DNS gave for these names (`toFQDNs`, `domainNames`).
+    Fqdn(FqdnSelector),
+}
+
+/// Which CiliumCIDRGroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupRef {
+    /// `cidrGroupRef`.
+    Name(String),
+    /// `cidrGroupSelector`: requirements on the groups' labels, of source `cidrgroup`.
+    Labels(Selector),
+}
+
+/// Which Services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRef {
+    /// Their namespace; `None` is any.
+    pub namespace: Option<String>,
+    /// Which of them.
+    pub which: ServiceMatch,
+}
+
+/// Services of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceMatch {
+    /// `k8sService.serviceName`.
+    Name(String),
+    /// `k8sServiceSelector.selector`: requirements on the Services' labels, of source `k8s`.
+    Labels(Selector),
 }
 
 /// A prefix without some parts.

@@ -22,6 +22,6 @@ pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};
 pub use snapshot::{Revision, Snapshot};
 pub use table::{
     Action, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, Peers, PolicyGeneration, PolicyTable,
-    RuleId,
+    RuleId, Tier,
 };
 pub use verdict::{Direction, DropReason, Protocol, Verdict};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-pub use self::builder::{Action, Entry, HttpSets, Peers};
+pub use self::builder::{Action, Entry, HttpSets, Peers, Tier};
 use crate::{Direction, DropReason, EndpointKey, HttpRuleSet, Identity, PodName, Protocol};
 
 /// Changes when an endpoint's policy (or its own identity) changes; conntrack entries that carry an older one are re-decided.
@@ -28,7 +28,7 @@ pub struct HttpIndex(pub u32);
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Decision {
-    /// Allowed; `None` when the direction is not enforced.
+    /// Allowed; `None` where no rule says anything and there is no default deny.
     Allow(Option<RuleId>),
     /// Allowed as long as every HTTP request matches the rule set.
     AllowHttp(HttpIndex, RuleId),
@@ -109,7 +109,7 @@ impl PolicyTable {
         }
     }
 
-    /// Whether the direction is under default deny.
+    /// Whether rules judge the direction.
     #[must_use]
     pub fn is_enforced(&self) -> bool {
         self.enforced

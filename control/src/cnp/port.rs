@@ -14,7 +14,7 @@ const MOST_PORTS: usize = 40;
 pub(super) fn to_ports(field: &Field<'_>, action: RuleAction) -> Option<Vec<PortRule>> {
     let known: &[&str] = match action {
         RuleAction::Allow => &["ports", "rules"],
-        RuleAction::Deny => &["ports"],
+        RuleAction::Deny | RuleAction::Pass => &["ports"],
     };
     let object = field.object(known)?;
     let items = match object.get("ports") {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use policy::{Action, Direction, Entry, HttpSets, Identity, Peers, Protocol};
+use policy::{Action, Direction, Entry, HttpSets, Identity, Peers, Protocol, Tier};
 
 use super::{RuleNames, Subject};
 use crate::identity;
@@ -138,14 +138,18 @@ impl<'a> Resolver<'a> {
                 Peer::Labels(selector) => identities.extend(self.selected(selector).iter().copied()),
                 Peer::Cidr(block) => identities.extend(self.prefixes_in(block)),
                 Peer::IpBlock(block) => identities.extend(self.in_block(block)),
+                // Nobody until it is resolved.
+                Peer::CidrGroup { .. } | Peer::Services(_) | Peer::Nodes { .. } | Peer::Fqdn(_) => {}
             }
         }
         Some(identities.into_iter().collect())
     }
 
     /// Adds the entries of one rule that selects `subject`.
+    #[expect(clippy::too_many_arguments, reason = "the sinks are separate things")]
     pub(crate) fn rule(
         &self,
+        tier: Tier,
         rule: &Rule,
         subject: &Subject<'_>,
         direction: Direction,
@@ -158,6 +162,7 @@ impl<'a> Resolver<'a> {
         let mut push = |identities: Option<Arc<[Identity]>>, protocol, ports, action| {
             let peers = identities.map_or(Peers::Any, Peers::Identities);
             entries.push(Entry {
+                tier,
                 peers,
                 protocol,
                 ports,
@@ -168,6 +173,7 @@ impl<'a> Resolver<'a> {
         let plain = match rule.action {
             RuleAction::Allow => Action::Allow,
             RuleAction::Deny => Action::Deny,
+            RuleAction::Pass => Action::Pass,
         };
         let ports = match &rule.ports {
             PortSet::Every => {

@@ -87,7 +87,11 @@ pub(super) fn node(node: core::Node) -> Result<Node, Vec<Fault>> {
         };
         pod_cidrs.push(text.parse::<IpNet>().map_err(invalid)?.trunc());
     }
-    Ok(Node { addresses, pod_cidrs })
+    Ok(Node {
+        labels: node.metadata.labels.unwrap_or_default(),
+        addresses,
+        pod_cidrs,
+    })
 }
 
 pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
@@ -106,7 +110,13 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
         }
     }
     let mut ports = Vec::new();
-    let init = spec.init_containers.unwrap_or_default();
+    // Only those that stay beside the containers serve anything (`restartPolicy: Always`).
+    let mut init = spec.init_containers.unwrap_or_default();
+    for container in &mut init {
+        if container.restart_policy.as_deref() != Some("Always") {
+            container.ports = None;
+        }
+    }
     for (list, containers) in [("containers", spec.containers), ("initContainers", init)] {
         for (i, container) in containers.into_iter().enumerate() {
             for (j, port) in container.ports.into_iter().flatten().enumerate() {
@@ -160,7 +170,12 @@ pub(super) fn service(service: core::Service) -> Result<ServiceObject, Vec<Fault
             },
         });
     }
-    Ok(ServiceObject { cluster_ips, ports })
+    Ok(ServiceObject {
+        labels: service.metadata.labels.unwrap_or_default(),
+        selector: spec.selector.unwrap_or_default(),
+        cluster_ips,
+        ports,
+    })
 }
 
 pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<Option<Slice>, Vec<Fault>> {
@@ -174,11 +189,9 @@ pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<Option<Slice>, Ve
     if slice.address_type == "FQDN" {
         return Ok(None);
     }
-    let mut addresses = Vec::new();
+    let (mut addresses, mut unready) = (Vec::new(), Vec::new());
     for (i, endpoint) in slice.endpoints.into_iter().flatten().enumerate() {
-        if endpoint.conditions.and_then(|conditions| conditions.ready) == Some(false) {
-            continue;
-        }
+        let ready = endpoint.conditions.and_then(|conditions| conditions.ready) != Some(false);
         // Consumers use the first address only (discovery/v1, `Endpoint.addresses`).
         let Some(text) = endpoint.addresses.first() else {
             continue;
@@ -192,7 +205,11 @@ pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<Option<Slice>, Ve
             };
             return Err(vec![fault(field(), kind)]);
         }
-        addresses.push(addr);
+        if ready {
+            addresses.push(addr);
+        } else {
+            unready.push(addr);
+        }
     }
     let mut ports = Vec::new();
     for (i, port) in slice.ports.into_iter().flatten().enumerate() {
@@ -207,6 +224,7 @@ pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<Option<Slice>, Ve
     Ok(Some(Slice {
         service,
         addresses,
+        unready,
         ports,
     }))
 }

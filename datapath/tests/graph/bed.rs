@@ -7,7 +7,7 @@ use std::time::Duration;
 use policy::{
     Action, Backend, EndpointKey, EndpointPolicy, Entry, HttpRule, HttpRuleSet, HttpSets, Identity, IpCache,
     IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, RuleId, Service,
-    ServiceKey, ServiceTable, Slot, SlotGeneration, Snapshot,
+    ServiceKey, ServiceTable, Slot, SlotGeneration, Snapshot, Tier,
 };
 use sluice_datapath::counters::Counters;
 use sluice_datapath::event::FlowEvent;
@@ -118,6 +118,7 @@ fn table(rules: Option<&Vec<(Peers, u16, Allow)>>, http: &mut HttpSets, first: u
         .iter()
         .zip(first..)
         .map(|((peers, port, allow), rule)| Entry {
+            tier: Tier::Normal,
             peers: peers.clone(),
             protocol: if *port == 0 { Protocol::ANY } else { Protocol::TCP },
             ports: if *port == 0 { 0..=u16::MAX } else { *port..=*port },

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::{Action, Backend, Entry, HttpSets, Peers, RuleId, ServiceKey, SlotGeneration};
+use crate::{Action, Backend, Entry, HttpSets, Peers, RuleId, ServiceKey, SlotGeneration, Tier};
 
 fn sample() -> Snapshot {
     let mut http = HttpSets::default();
@@ -12,6 +12,7 @@ fn sample() -> Snapshot {
     let set = http.insert(Arc::new(HttpRuleSet::new(vec![rule]).expect("plain rule")));
     let entries = [
         Entry {
+            tier: Tier::Normal,
             peers: Peers::Identities([Identity(256), Identity(300)].into()),
             protocol: Protocol::TCP,
             ports: 5000..=5000,
@@ -19,6 +20,7 @@ fn sample() -> Snapshot {
             rule: RuleId(0),
         },
         Entry {
+            tier: Tier::Normal,
             peers: Peers::Any,
             protocol: Protocol::ANY,
             ports: 0..=u16::MAX,

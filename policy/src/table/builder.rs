@@ -1,8 +1,10 @@
 //! From rules to tables: where allow, deny and HTTP rules that cover the same packet are combined.
 //!
-//! Invariants (Cilium's semantics): a deny of any width beats every allow; a plain allow that covers a peer
-//! and port lifts every HTTP restriction of that peer and port; HTTP rule sets that cover the same peer and port are united.
-//! Among entries of one kind the first in the list gives the rule that is reported.
+//! Invariants: of [`Tier::Admin`] the first entry in the list that covers a packet decides, unless it passes the packet on. Then
+//! [`Tier::Normal`] (Cilium's semantics): a deny of any width beats every allow; a plain allow that covers a peer and port lifts every
+//! HTTP restriction of that peer and port; HTTP rule sets that cover the same peer and port are united; among entries of one kind the
+//! first in the list gives the rule that is reported. Where nothing has decided and there is no default deny, the first entry of
+//! [`Tier::Baseline`] does.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -23,6 +25,18 @@ pub enum Peers {
     Identities(Arc<[Identity]>),
 }
 
+/// When an [`Entry`] is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Tier {
+    /// Before all others (ClusterNetworkPolicy, `spec.tier`).
+    Admin,
+    /// NetworkPolicy, CNP and CCNP, all at once.
+    #[default]
+    Normal,
+    /// Where neither the tiers before nor a default deny has decided (ClusterNetworkPolicy, `spec.tier`).
+    Baseline,
+}
+
 /// What an [`Entry`] does with what it covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -30,13 +44,17 @@ pub enum Action {
     Allow,
     /// Allow requests that match a rule set of the [`HttpSets`] the table is built with.
     AllowHttp(HttpIndex),
-    /// Deny, whatever else allows it.
+    /// Deny, whatever else of the tier allows it.
     Deny,
+    /// Leave it to the next tier, whatever later entries of this one say; nothing in [`Tier::Normal`].
+    Pass,
 }
 
 /// One rule on one port range, its selectors resolved to identities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// When it is asked.
+    pub tier: Tier,
     /// Whom it covers.
     pub peers: Peers,
     /// Which protocol; [`Protocol::ANY`] covers every protocol, ICMP included (peer-only rules).
@@ -132,45 +150,75 @@ impl HttpSets {
 /// What the entries of one kind of peer say; numbers are positions in the entry list.
 #[derive(Debug, Clone, Default)]
 struct Combined {
+    admin: Option<usize>,
     deny: Option<usize>,
     allow: Option<usize>,
     http: Option<usize>,
     sets: BTreeSet<HttpIndex>,
+    baseline: Option<usize>,
+}
+
+/// The smaller of two positions.
+fn first(a: Option<usize>, b: Option<usize>) -> Option<usize> {
+    a.into_iter().chain(b).min()
 }
 
 impl Combined {
-    fn add(&mut self, position: usize, action: Action) {
-        let first = |slot: &mut Option<usize>| *slot = Some(slot.map_or(position, |p| p.min(position)));
-        match action {
-            Action::Deny => first(&mut self.deny),
-            Action::Allow => first(&mut self.allow),
-            Action::AllowHttp(set) => {
-                first(&mut self.http);
+    fn add(&mut self, position: usize, entry: &Entry) {
+        let slot = match (entry.tier, entry.action) {
+            (Tier::Admin, _) => &mut self.admin,
+            (Tier::Baseline, _) => &mut self.baseline,
+            (Tier::Normal, Action::Deny) => &mut self.deny,
+            (Tier::Normal, Action::Allow) => &mut self.allow,
+            (Tier::Normal, Action::AllowHttp(set)) => {
                 self.sets.insert(set);
+                &mut self.http
             }
-        }
+            (Tier::Normal, Action::Pass) => return,
+        };
+        *slot = first(*slot, Some(position));
     }
 
     fn with(&self, other: &Self) -> Self {
-        let first = |a: Option<usize>, b: Option<usize>| a.into_iter().chain(b).min();
         Self {
+            admin: first(self.admin, other.admin),
             deny: first(self.deny, other.deny),
             allow: first(self.allow, other.allow),
             http: first(self.http, other.http),
             sets: self.sets.union(&other.sets).copied().collect(),
+            baseline: first(self.baseline, other.baseline),
         }
     }
 
-    fn decision(&self, entries: &[Entry], http: &mut HttpSets) -> Result<Decision, HttpRuleError> {
+    fn decision(
+        &self,
+        default_deny: bool,
+        entries: &[Entry],
+        http: &mut HttpSets,
+    ) -> Result<Decision, HttpRuleError> {
+        // What a tier's first entry says on its own; `None` where it passes the packet on.
+        let alone = |position: Option<usize>| {
+            let entry = entries.get(position?)?;
+            match entry.action {
+                Action::Allow => Some(Decision::Allow(Some(entry.rule))),
+                Action::AllowHttp(set) => Some(Decision::AllowHttp(set, entry.rule)),
+                Action::Deny => Some(Decision::Deny(entry.rule)),
+                Action::Pass => None,
+            }
+        };
         let rule = |position: Option<usize>| position.and_then(|p| entries.get(p)).map(|entry| entry.rule);
-        Ok(if let Some(rule) = rule(self.deny) {
+        Ok(if let Some(decided) = alone(self.admin) {
+            decided
+        } else if let Some(rule) = rule(self.deny) {
             Decision::Deny(rule)
         } else if let Some(rule) = rule(self.allow) {
             Decision::Allow(Some(rule))
         } else if let Some(rule) = rule(self.http) {
             Decision::AllowHttp(http.united(&self.sets)?, rule)
-        } else {
+        } else if default_deny {
             Decision::DefaultDeny
+        } else {
+            alone(self.baseline).unwrap_or(Decision::Allow(None))
         })
     }
 }
@@ -181,6 +229,7 @@ type CellContent = (Decision, Vec<(Identity, Decision)>);
 /// Cells under construction, one per distinct content.
 #[derive(Default)]
 struct Cells {
+    default_deny: bool,
     cells: Vec<Cell>,
     by_entries: HashMap<Vec<usize>, u32>,
     by_content: HashMap<CellContent, u32>,
@@ -202,26 +251,26 @@ impl Cells {
         let mut order = Vec::new();
         for (position, entry) in active.iter().filter_map(|p| Some((*p, entries.get(*p)?))) {
             match &entry.peers {
-                Peers::Any => any.add(position, entry.action),
+                Peers::Any => any.add(position, entry),
                 Peers::Identities(identities) => {
                     for identity in identities.iter() {
                         let combined = named.entry(*identity).or_insert_with(|| {
                             order.push(*identity);
                             Combined::default()
                         });
-                        combined.add(position, entry.action);
+                        combined.add(position, entry);
                     }
                 }
             }
         }
-        let others = any.decision(entries, http)?;
+        let others = any.decision(self.default_deny, entries, http)?;
         let mut peers = Vec::new();
         // In order of appearance, so that equal entries number their united rule sets equally.
         for identity in order {
             let Some(combined) = named.get(&identity) else {
                 continue;
             };
-            let decision = combined.with(&any).decision(entries, http)?;
+            let decision = combined.with(&any).decision(self.default_deny, entries, http)?;
             if decision != others {
                 peers.push((identity, decision));
             }
@@ -285,15 +334,18 @@ impl Cells {
 }
 
 impl PolicyTable {
-    /// Combines `entries`. An unenforced table lets everything pass, whatever the entries say.
+    /// Combines `entries`; what none of them decides is denied with `default_deny`, else allowed.
     ///
     /// # Errors
     /// [`HttpRuleError`] when a united rule set does not compile although its parts do (size limits). The caller must then deny.
-    pub fn build(enforced: bool, entries: &[Entry], http: &mut HttpSets) -> Result<Self, HttpRuleError> {
-        if !enforced {
+    pub fn build(default_deny: bool, entries: &[Entry], http: &mut HttpSets) -> Result<Self, HttpRuleError> {
+        if !default_deny && entries.is_empty() {
             return Ok(Self::unenforced());
         }
-        let mut cells = Cells::default();
+        let mut cells = Cells {
+            default_deny,
+            ..Cells::default()
+        };
         let named: BTreeSet<Protocol> = entries
             .iter()
             .map(|e| e.protocol)

@@ -6,63 +6,79 @@ use proptest::prelude::*;
 use super::*;
 use crate::HttpRule;
 
-/// What the reference says of a flow, read off the entries one by one: deny > plain allow > HTTP > default deny.
+/// What the reference says of a flow, read off the entries one by one: tiers in order; deny > plain allow > HTTP in the normal one.
 #[derive(Debug, PartialEq, Eq)]
 enum Naive {
     Deny(RuleId),
-    Allow(RuleId),
+    Allow(Option<RuleId>),
     Http(BTreeSet<String>, RuleId),
     DefaultDeny,
 }
 
+fn paths(sets: &[Arc<HttpRuleSet>], index: HttpIndex) -> BTreeSet<String> {
+    let rules = sets[index.0 as usize].rules();
+    rules.iter().filter_map(|rule| rule.path.clone()).collect()
+}
+
+/// What the first covering entry of a tier says, unless it passes.
+fn ordered(covering: &[&Entry], sets: &[Arc<HttpRuleSet>], tier: Tier) -> Option<Naive> {
+    let entry = covering.iter().find(|entry| entry.tier == tier)?;
+    match entry.action {
+        Action::Allow => Some(Naive::Allow(Some(entry.rule))),
+        Action::AllowHttp(index) => Some(Naive::Http(paths(sets, index), entry.rule)),
+        Action::Deny => Some(Naive::Deny(entry.rule)),
+        Action::Pass => None,
+    }
+}
+
 fn naive(
+    default_deny: bool,
     entries: &[Entry],
     sets: &[Arc<HttpRuleSet>],
     peer: Identity,
     protocol: Protocol,
     port: u16,
 ) -> Naive {
-    let mut allow = None;
-    let mut http: Option<(BTreeSet<String>, RuleId)> = None;
-    for entry in entries {
+    let covers = |entry: &&Entry| {
         let named = match &entry.peers {
             Peers::Any => true,
             Peers::Identities(list) => list.contains(&peer),
         };
         let on_port = *entry.ports.start() <= port && port <= *entry.ports.end();
-        let of_protocol = entry.protocol.0 == 0 || entry.protocol.0 == protocol.0;
-        if !(named && on_port && of_protocol) {
-            continue;
-        }
-        match entry.action {
-            Action::Deny => return Naive::Deny(entry.rule),
-            Action::Allow => allow = allow.or(Some(entry.rule)),
-            Action::AllowHttp(index) => {
-                let (paths, _) = http.get_or_insert_with(|| (BTreeSet::new(), entry.rule));
-                paths.extend(
-                    sets[index.0 as usize]
-                        .rules()
-                        .iter()
-                        .filter_map(|rule| rule.path.clone()),
-                );
-            }
+        named && on_port && (entry.protocol.0 == 0 || entry.protocol.0 == protocol.0)
+    };
+    let covering: Vec<&Entry> = entries.iter().filter(covers).collect();
+    if let Some(decided) = ordered(&covering, sets, Tier::Admin) {
+        return decided;
+    }
+    let normal = || covering.iter().filter(|entry| entry.tier == Tier::Normal);
+    if let Some(deny) = normal().find(|entry| entry.action == Action::Deny) {
+        return Naive::Deny(deny.rule);
+    }
+    if let Some(allow) = normal().find(|entry| entry.action == Action::Allow) {
+        return Naive::Allow(Some(allow.rule));
+    }
+    let mut http: Option<(BTreeSet<String>, RuleId)> = None;
+    for entry in normal() {
+        if let Action::AllowHttp(index) = entry.action {
+            let (united, _) = http.get_or_insert_with(|| (BTreeSet::new(), entry.rule));
+            united.extend(paths(sets, index));
         }
     }
-    match (allow, http) {
-        (Some(rule), _) => Naive::Allow(rule),
-        (None, Some((paths, rule))) => Naive::Http(paths, rule),
-        (None, None) => Naive::DefaultDeny,
+    if let Some((united, rule)) = http {
+        return Naive::Http(united, rule);
     }
+    if default_deny {
+        return Naive::DefaultDeny;
+    }
+    ordered(&covering, sets, Tier::Baseline).unwrap_or(Naive::Allow(None))
 }
 
 fn seen(decision: Decision, sets: &[Arc<HttpRuleSet>]) -> Naive {
     match decision {
         Decision::Deny(rule) => Naive::Deny(rule),
-        Decision::Allow(rule) => Naive::Allow(rule.expect("an enforced table names the rule")),
-        Decision::AllowHttp(index, rule) => {
-            let rules = sets[index.0 as usize].rules();
-            Naive::Http(rules.iter().filter_map(|rule| rule.path.clone()).collect(), rule)
-        }
+        Decision::Allow(rule) => Naive::Allow(rule),
+        Decision::AllowHttp(index, rule) => Naive::Http(paths(sets, index), rule),
         Decision::DefaultDeny => Naive::DefaultDeny,
     }
 }
@@ -89,14 +105,23 @@ fn entry() -> impl Strategy<Value = Entry> {
         3 => Just(Action::Allow),
         4 => (0u32..4).prop_map(|i| Action::AllowHttp(HttpIndex(i))),
         1 => Just(Action::Deny),
+        1 => Just(Action::Pass),
     ];
-    (peers, protocol, ports, action, 0u32..100).prop_map(|(peers, protocol, ports, action, rule)| Entry {
-        peers,
-        protocol,
-        ports,
-        action,
-        rule: RuleId(rule),
-    })
+    let tier = prop_oneof![
+        1 => Just(Tier::Admin),
+        3 => Just(Tier::Normal),
+        1 => Just(Tier::Baseline),
+    ];
+    (tier, peers, protocol, ports, action, 0u32..100).prop_map(
+        |(tier, peers, protocol, ports, action, rule)| Entry {
+            tier,
+            peers,
+            protocol,
+            ports,
+            action,
+            rule: RuleId(rule),
+        },
+    )
 }
 
 fn http_sets() -> HttpSets {
@@ -115,9 +140,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn table_decides_as_the_entries_read_one_by_one(entries in proptest::collection::vec(entry(), 0..14)) {
+    fn table_decides_as_the_entries_read_one_by_one(
+        default_deny in any::<bool>(),
+        entries in proptest::collection::vec(entry(), 0..14),
+    ) {
         let mut http = http_sets();
-        let table = PolicyTable::build(true, &entries, &mut http).expect("unions compile");
+        let table = PolicyTable::build(default_deny, &entries, &mut http).expect("unions compile");
         let sets = http.into_sets();
         for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ICMP, Protocol::ICMPV6, Protocol::SCTP] {
             for port in (0..20).chain(65_525..=65_535) {
@@ -125,12 +153,15 @@ proptest! {
                     let decision = table.decide(peer, protocol, port);
                     prop_assert_eq!(
                         seen(decision, &sets),
-                        naive(&entries, &sets, peer, protocol, port),
+                        naive(default_deny, &entries, &sets, peer, protocol, port),
                         "{:?} {:?} {}", peer, protocol, port
                     );
                 }
                 let unknown = table.decide(Identity::UNKNOWN, protocol, port);
-                prop_assert!(unknown.drop_reason().is_some(), "unknown is never allowed");
+                prop_assert!(
+                    unknown.drop_reason().is_some() || !table.is_enforced(),
+                    "unknown is never allowed by a rule"
+                );
             }
         }
     }
