@@ -383,7 +383,10 @@ mod tests {
         };
         Snapshot {
             services: Arc::new(ServiceTable::new([service])),
-            rules: Arc::new(vec!["cnp db/l7-rule ingress[0]".into()]),
+            rules: Arc::new(vec![policy::RuleInfo {
+                name: "cnp db/l7-rule ingress[0]".into(),
+                log: None,
+            }]),
             ..Snapshot::default()
         }
     }

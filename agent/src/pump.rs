@@ -83,7 +83,7 @@ pub fn names(snapshot: &Snapshot, pods: HashMap<IpAddr, PodName>) -> Names {
     let labels = snapshot
         .identities
         .iter()
-        .map(|(identity, labels)| (*identity, Arc::from(labels.as_slice())));
+        .map(|(identity, labels)| (*identity, Arc::clone(labels)));
     Names {
         pods,
         labels: labels.collect(),

@@ -169,8 +169,8 @@ pub fn snapshot(count: usize, http: &[HttpRule]) -> Snapshot {
         },
         identity: pod.identity(),
         generation: PolicyGeneration(1),
-        ingress,
-        egress: PolicyTable::unenforced(),
+        ingress: Arc::new(ingress),
+        egress: Arc::new(PolicyTable::unenforced()),
         http,
     };
     let mut endpoints = vec![None; 16];

@@ -185,6 +185,8 @@ impl Flow<'_> {
             (SideVerdict::Denied, denies)
         } else if !allows.is_empty() {
             (SideVerdict::Allowed, allows)
+        } else if !judged.default_deny {
+            (SideVerdict::Allowed, tried)
         } else if tried.is_empty() {
             (SideVerdict::DefaultDeny, Vec::new())
         } else if self.request.is_none() {
@@ -196,7 +198,12 @@ impl Flow<'_> {
         };
         let mut rules: Vec<String> = rules
             .iter()
-            .filter_map(|rule| names.names().get(rule.0 as usize).cloned())
+            .filter_map(|rule| {
+                names
+                    .rules()
+                    .get(rule.0 as usize)
+                    .map(|rule| rule.name.to_string())
+            })
             .collect();
         rules.dedup();
         SideExplanation {

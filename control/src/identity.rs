@@ -4,6 +4,7 @@
 //! cannot take one workload for another; after a restart the numbers of the persisted snapshot are taken up again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy::Identity;
@@ -45,6 +46,8 @@ pub struct IdentityAllocator {
     next: u32,
     by_prefix: BTreeMap<IpNet, Identity>,
     next_local: u32,
+    /// Label sets that came since [`Self::take_fresh`].
+    fresh: Vec<Identity>,
 }
 
 impl Default for IdentityAllocator {
@@ -55,6 +58,7 @@ impl Default for IdentityAllocator {
             next: Identity::FIRST_ALLOCATED.0,
             by_prefix: BTreeMap::new(),
             next_local: Identity::FIRST_LOCAL.0,
+            fresh: Vec::new(),
         }
     }
 }
@@ -62,7 +66,7 @@ impl Default for IdentityAllocator {
 impl IdentityAllocator {
     /// Takes up the identities of an earlier process. Entries that are not of the persisted form are skipped, their numbers not
     /// used again.
-    pub fn restore<'a>(&mut self, identities: impl IntoIterator<Item = (&'a Identity, &'a Vec<String>)>) {
+    pub fn restore<'a>(&mut self, identities: impl IntoIterator<Item = (&'a Identity, &'a Arc<[String]>)>) {
         for (identity, strings) in identities {
             if *identity >= Identity::FIRST_LOCAL {
                 self.next_local = self.next_local.max(identity.0.saturating_add(1));
@@ -74,7 +78,7 @@ impl IdentityAllocator {
                 }
             } else if *identity >= Identity::FIRST_ALLOCATED {
                 self.next = self.next.max(identity.0.saturating_add(1));
-                if let Some(labels) = Labels::from_strings(strings)
+                if let Some(labels) = Labels::from_strings(strings.iter())
                     && !self.by_labels.contains_key(&labels)
                 {
                     self.by_labels.insert(labels.clone(), *identity);
@@ -96,7 +100,13 @@ impl IdentityAllocator {
         self.next += 1;
         self.by_labels.insert(labels.clone(), identity);
         self.labels.insert(identity, labels.clone());
+        self.fresh.push(identity);
         identity
+    }
+
+    /// Label sets that were allocated since the last call.
+    pub fn take_fresh(&mut self) -> Vec<Identity> {
+        std::mem::take(&mut self.fresh)
     }
 
     /// The identity of a prefix. When all numbers are used up: [`Identity::UNMANAGED`], which no rule selects by prefix.
@@ -114,9 +124,10 @@ impl IdentityAllocator {
         identity
     }
 
-    /// Forgets label sets and prefixes that are not in use, once there are many.
-    pub fn compact(&mut self, in_use: &BTreeSet<Identity>, prefixes_in_use: &Counted<IpNet>) {
-        if self.labels.len() > 2 * in_use.len() + REMEMBERED {
+    /// Forgets label sets and prefixes that are not in use, once there are many; returns whether label sets were forgotten.
+    pub fn compact(&mut self, in_use: &BTreeSet<Identity>, prefixes_in_use: &Counted<IpNet>) -> bool {
+        let many = self.labels.len() > 2 * in_use.len() + REMEMBERED;
+        if many {
             self.labels.retain(|identity, _| in_use.contains(identity));
             self.by_labels.retain(|_, identity| in_use.contains(identity));
         }
@@ -124,6 +135,7 @@ impl IdentityAllocator {
             self.by_prefix
                 .retain(|prefix, _| prefixes_in_use.contains(prefix));
         }
+        many
     }
 
     /// Number of label sets and prefixes held.
@@ -142,6 +154,12 @@ impl IdentityAllocator {
     #[must_use]
     pub fn labels(&self, identity: Identity) -> Option<Labels> {
         self.labels.get(&identity).cloned().or_else(|| reserved(identity))
+    }
+
+    /// Labels of an allocated identity.
+    #[must_use]
+    pub fn get(&self, identity: Identity) -> Option<&Labels> {
+        self.labels.get(&identity)
     }
 
     /// Allocated label sets.
@@ -187,11 +205,11 @@ mod tests {
         let mut allocator = IdentityAllocator::default();
         let prefix: IpNet = "10.0.0.0/8".parse().expect("net");
         let persisted = BTreeMap::from_iter([
-            (Identity(300), labels("a").to_strings()),
-            (Identity(301), vec!["nonsense".to_owned()]),
+            (Identity(300), labels("a").to_strings().into()),
+            (Identity(301), vec!["nonsense".to_owned()].into()),
             (
                 Identity(Identity::FIRST_LOCAL.0 + 7),
-                prefix_labels(prefix).to_strings(),
+                prefix_labels(prefix).to_strings().into(),
             ),
         ]);
         allocator.restore(&persisted);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy::{EndpointKey, Identity, PodName, Slot};
@@ -51,6 +52,27 @@ pub struct IndexedPod {
     pub identity: Identity,
 }
 
+/// What compilation must look at again.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// Policies that came, went or changed.
+    pub policies: BTreeSet<PolicyKey>,
+    /// Label sets that came.
+    pub identities: Vec<Identity>,
+    /// Label sets were forgotten.
+    pub forgotten: bool,
+    /// Addresses, or whose they are.
+    pub addresses: bool,
+    /// Prefixes that rules mention.
+    pub prefixes: bool,
+    /// Named ports of pods.
+    pub named_ports: bool,
+    /// CIDR groups, nodes' labels, Services and their backends: what peers other than labels and prefixes resolve to.
+    pub peers: bool,
+    /// What the service table is made of.
+    pub services: bool,
+}
+
 /// All state that policy is compiled from.
 #[derive(Debug, Clone, Default)]
 pub struct Index {
@@ -69,8 +91,19 @@ pub struct Index {
     kept_keys: Counted<String>,
     /// Prefixes of NetworkPolicy `ipBlock`s: a pod's identity tells in which of them its addresses lie.
     blocks: Counted<IpNet>,
-    /// Prefixes of CNP CIDR rules and `ipBlock`s, each with an identity.
+    /// Prefixes of CNP CIDR rules, `ipBlock`s and CIDR groups, addresses of Services without selector and of API servers outside the
+    /// cluster; each with an identity.
     prefixes: Counted<IpNet>,
+    /// Addresses of the API server (endpoints of Service `default/kubernetes`).
+    apiservers: BTreeSet<IpAddr>,
+    /// Those that are no node's, as prefixes.
+    apiserver_prefixes: BTreeSet<IpNet>,
+    /// Backends of Services without selector, as prefixes; only while a policy has `toServices`.
+    service_prefixes: BTreeSet<IpNet>,
+    /// Policies that have `toServices`, and those that select nodes by label.
+    service_policies: usize,
+    node_policies: usize,
+    changes: Changes,
 }
 
 impl Index {
@@ -84,7 +117,7 @@ impl Index {
     }
 
     /// Takes up the identities of an earlier process; before anything is applied.
-    pub fn restore_identities(&mut self, identities: &BTreeMap<Identity, Vec<String>>) {
+    pub fn restore_identities(&mut self, identities: &BTreeMap<Identity, Arc<[String]>>) {
         self.identities.restore(identities);
     }
 
@@ -98,33 +131,25 @@ impl Index {
             }
             ObjectBody::Node(node) => {
                 self.nodes.insert(key.name, node);
-                self.identify_nodes();
+                self.nodes_changed();
             }
             ObjectBody::Pod(pod) => {
                 let name = key.pod();
                 let (labels, identity) = self.identify(&name, &pod);
-                self.pods.insert(
-                    name,
-                    IndexedPod {
-                        pod,
-                        labels,
-                        identity,
-                    },
-                );
+                let indexed = IndexedPod {
+                    pod,
+                    labels,
+                    identity,
+                };
+                self.pod_replaced(&name, Some(indexed));
                 self.compact();
             }
-            ObjectBody::Service(service) => {
-                self.services.insert(key.pod(), service);
-            }
-            ObjectBody::EndpointSlice(Some(slice)) => {
-                self.slices.insert(key.pod(), slice);
-            }
-            ObjectBody::EndpointSlice(None) => {
-                self.slices.remove(&key.pod());
-            }
+            ObjectBody::Service(service) => self.service_replaced(key.pod(), Some(service)),
+            ObjectBody::EndpointSlice(slice) => self.slice_replaced(key.pod(), slice),
             ObjectBody::CidrGroup(group) => self.replace_cidr_group(&key.name, Some(group)),
             ObjectBody::Policy(policy) => {
                 let former = self.policies.remove(&policy.key);
+                self.changes.policies.insert(policy.key.clone());
                 self.mentions_changed(former.as_ref(), Some(&policy));
                 self.policies.insert(policy.key.clone(), *policy);
             }
@@ -140,23 +165,18 @@ impl Index {
             }
             Kind::Node => {
                 self.nodes.remove(&key.name);
-                self.identify_nodes();
+                self.nodes_changed();
             }
-            Kind::Pod => {
-                self.pods.remove(&key.pod());
-            }
-            Kind::Service => {
-                self.services.remove(&key.pod());
-            }
-            Kind::EndpointSlice => {
-                self.slices.remove(&key.pod());
-            }
+            Kind::Pod => self.pod_replaced(&key.pod(), None),
+            Kind::Service => self.service_replaced(key.pod(), None),
+            Kind::EndpointSlice => self.slice_replaced(key.pod(), None),
             Kind::CiliumCIDRGroup => self.replace_cidr_group(&key.name, None),
             Kind::NetworkPolicy
             | Kind::ClusterNetworkPolicy
             | Kind::CiliumNetworkPolicy
             | Kind::CiliumClusterwideNetworkPolicy => {
                 if let Some(former) = key.policy().and_then(|key| self.policies.remove(&key)) {
+                    self.changes.policies.insert(former.key.clone());
                     self.mentions_changed(Some(&former), None);
                 }
             }
@@ -168,6 +188,7 @@ impl Index {
         self.endpoints.retain(|_, other| other.pod != endpoint.pod);
         let pod = endpoint.pod.clone();
         self.endpoints.insert(endpoint.key.slot, endpoint);
+        self.changes.addresses = true;
         self.identify_pod(&pod);
     }
 
@@ -179,8 +200,33 @@ impl Index {
             .is_some_and(|endpoint| endpoint.key == key)
             && let Some(endpoint) = self.endpoints.remove(&key.slot)
         {
+            self.changes.addresses = true;
             self.identify_pod(&endpoint.pod);
         }
+    }
+
+    /// What has changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        let identities = self.identities.take_fresh();
+        let mut changes = std::mem::take(&mut self.changes);
+        // Which of them lie in which block is read off their labels.
+        changes.prefixes |= !identities.is_empty() && !self.blocks.is_empty();
+        changes.identities = identities;
+        changes
+    }
+
+    /// Whether the API server is on the local node.
+    #[must_use]
+    pub fn is_local_node_apiserver(&self) -> bool {
+        self.local_node_addresses()
+            .iter()
+            .any(|addr| self.apiservers.contains(addr))
+    }
+
+    /// Addresses of API servers outside the cluster.
+    #[must_use]
+    pub fn apiserver_prefixes(&self) -> &BTreeSet<IpNet> {
+        &self.apiserver_prefixes
     }
 
     /// The configuration.
@@ -225,22 +271,27 @@ impl Index {
         &self.cidr_groups
     }
 
-    /// Policies of one namespace: no policy selects pods of another.
+    /// Policies that may select pods of `namespace`: its own and those of the cluster, by rising key. An empty name stands for what is
+    /// no pod.
     pub fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &Policy> {
-        [PolicyKind::Cilium, PolicyKind::Kubernetes]
-            .into_iter()
-            .flat_map(move |kind| {
-                let first = PolicyKey {
-                    kind,
-                    namespace: namespace.to_owned(),
-                    name: String::new(),
-                };
-                let policies = self.policies.range(first..);
-                let same = move |key: &PolicyKey| key.kind == kind && key.namespace == namespace;
-                policies
-                    .take_while(move |(key, _)| same(key))
-                    .map(|(_, policy)| policy)
-            })
+        let scopes = [
+            (PolicyKind::Cilium, namespace),
+            (PolicyKind::CiliumClusterwide, ""),
+            (PolicyKind::Kubernetes, namespace),
+            (PolicyKind::Cluster, ""),
+        ];
+        scopes.into_iter().flat_map(move |(kind, namespace)| {
+            let first = PolicyKey {
+                kind,
+                namespace: namespace.to_owned(),
+                name: String::new(),
+            };
+            let policies = self.policies.range(first..);
+            let same = move |key: &PolicyKey| key.kind == kind && key.namespace == namespace;
+            policies
+                .take_while(move |(key, _)| same(key))
+                .map(|(_, policy)| policy)
+        })
     }
 
     /// Local endpoints by slot.
@@ -310,28 +361,168 @@ impl Index {
             .collect()
     }
 
-    /// Adds a label for each block that an address lies in; returns how many.
-    fn insert_blocks(&self, labels: &mut Labels, addresses: &[IpAddr]) -> usize {
+    /// Adds a label for each block that an address lies in.
+    fn insert_blocks(&self, labels: &mut Labels, addresses: &[IpAddr]) {
         let covering = self
             .blocks
             .iter()
             .filter(|block| addresses.iter().any(|addr| block.contains(addr)));
-        covering
-            .map(|block| labels.insert(LabelSource::Cidr, block.to_string(), String::new()))
-            .count()
+        for block in covering {
+            labels.insert(LabelSource::Cidr, block.to_string(), String::new());
+        }
     }
 
     fn replace_cidr_group(&mut self, name: &str, group: Option<CidrGroup>) {
         for prefix in group.iter().flat_map(|group| &group.prefixes) {
-            self.identities.allocate_prefix(*prefix);
-            self.prefixes.add(*prefix);
+            self.add_prefix(*prefix);
         }
         let former = match group {
             Some(group) => self.cidr_groups.insert(name.to_owned(), group),
             None => self.cidr_groups.remove(name),
         };
         for prefix in former.iter().flat_map(|group| &group.prefixes) {
-            self.prefixes.take(*prefix);
+            self.take_prefix(*prefix);
+        }
+        self.changes.peers = true;
+    }
+
+    fn add_prefix(&mut self, prefix: IpNet) {
+        self.identities.allocate_prefix(prefix);
+        self.changes.prefixes |= self.prefixes.add(prefix);
+    }
+
+    fn take_prefix(&mut self, prefix: IpNet) {
+        self.changes.prefixes |= self.prefixes.take(prefix);
+    }
+
+    /// Gives `prefixes` an identity each in place of `former` ones.
+    fn replace_prefixes(&mut self, former: &BTreeSet<IpNet>, prefixes: &BTreeSet<IpNet>) {
+        for prefix in prefixes.difference(former) {
+            self.add_prefix(*prefix);
+        }
+        for prefix in former.difference(prefixes) {
+            self.take_prefix(*prefix);
+        }
+    }
+
+    /// Puts a pod in, or takes it out, and notes what that changes.
+    fn pod_replaced(&mut self, name: &PodName, indexed: Option<IndexedPod>) {
+        let former = match &indexed {
+            Some(indexed) => self.pods.insert(name.clone(), indexed.clone()),
+            None => self.pods.remove(name),
+        };
+        let (Some(before), Some(after)) = (&former, &indexed) else {
+            let has_ports = former.iter().chain(&indexed).any(|pod| !pod.pod.ports.is_empty());
+            self.changes.addresses = true;
+            self.changes.named_ports |= has_ports;
+            return;
+        };
+        let same_identity = before.identity == after.identity;
+        self.changes.addresses |= !same_identity || before.pod != after.pod;
+        self.changes.named_ports |=
+            before.pod.ports != after.pod.ports || !same_identity && !after.pod.ports.is_empty();
+    }
+
+    fn nodes_changed(&mut self) {
+        self.changes.addresses = true;
+        // NodePorts are at the node's addresses.
+        self.changes.services = true;
+        self.changes.peers |= self.node_policies > 0;
+        self.changes.prefixes |= !self.blocks.is_empty();
+        self.identify_apiservers();
+    }
+
+    fn service_replaced(&mut self, name: PodName, service: Option<ServiceObject>) {
+        let has_selector = |service: &ServiceObject| !service.selector.is_empty();
+        let mut is_external = service.as_ref().is_some_and(|s| !has_selector(s));
+        let former = match service {
+            Some(service) => self.services.insert(name, service),
+            None => self.services.remove(&name),
+        };
+        is_external |= former.as_ref().is_some_and(|s| !has_selector(s));
+        self.changes.services = true;
+        self.changes.peers |= self.service_policies > 0;
+        if is_external {
+            self.identify_service_backends();
+        }
+    }
+
+    fn slice_replaced(&mut self, name: PodName, slice: Option<Slice>) {
+        let former = match &slice {
+            Some(slice) => self.slices.insert(name.clone(), slice.clone()),
+            None => self.slices.remove(&name),
+        };
+        self.changes.services = true;
+        let (mut apiserver, mut external) = (false, false);
+        for slice in former.iter().chain(&slice) {
+            let service = PodName {
+                namespace: name.namespace.clone(),
+                name: slice.service.clone(),
+            };
+            apiserver |= service.namespace == "default" && service.name == "kubernetes";
+            external |= self.services.get(&service).is_some_and(|s| s.selector.is_empty());
+        }
+        if apiserver {
+            self.identify_apiservers();
+        }
+        if external {
+            self.identify_service_backends();
+        }
+    }
+
+    /// Follows the endpoints of Service `default/kubernetes`.
+    fn identify_apiservers(&mut self) {
+        let slices = self
+            .slices
+            .iter()
+            .filter(|(name, slice)| name.namespace == "default" && slice.service == "kubernetes");
+        let apiservers: BTreeSet<IpAddr> = slices
+            .flat_map(|(_, slice)| slice.addresses.iter().copied())
+            .collect();
+        let was_local = self.is_local_node_apiserver();
+        self.apiservers = apiservers;
+        self.identify_nodes();
+        let local = self.local_node_addresses();
+        let outside = |addr: &&IpAddr| !self.remote_nodes.contains_key(*addr) && !local.contains(*addr);
+        let prefixes: BTreeSet<IpNet> = self
+            .apiservers
+            .iter()
+            .filter(outside)
+            .map(|addr| IpNet::from(*addr))
+            .collect();
+        if prefixes != self.apiserver_prefixes {
+            let former = std::mem::replace(&mut self.apiserver_prefixes, prefixes.clone());
+            self.replace_prefixes(&former, &prefixes);
+            self.changes.prefixes = true;
+        }
+        // The reserved identity itself changes its labels: nothing that was selected holds.
+        self.changes.forgotten |= was_local != self.is_local_node_apiserver();
+    }
+
+    /// Follows the backends of Services without selector, as long as policies may name them.
+    fn identify_service_backends(&mut self) {
+        let mut prefixes = BTreeSet::new();
+        if self.service_policies > 0 {
+            self.changes.peers = true;
+            for (name, slice) in &self.slices {
+                let service = PodName {
+                    namespace: name.namespace.clone(),
+                    name: slice.service.clone(),
+                };
+                if self.services.get(&service).is_some_and(|s| s.selector.is_empty()) {
+                    prefixes.extend(
+                        slice
+                            .addresses
+                            .iter()
+                            .chain(&slice.unready)
+                            .map(|addr| IpNet::from(*addr)),
+                    );
+                }
+            }
+        }
+        if prefixes != self.service_prefixes {
+            let former = std::mem::replace(&mut self.service_prefixes, prefixes.clone());
+            self.replace_prefixes(&former, &prefixes);
         }
     }
 
@@ -357,9 +548,9 @@ impl Index {
     }
 
     fn identify_pod(&mut self, name: &PodName) {
-        if let Some(mut indexed) = self.pods.remove(name) {
+        if let Some(mut indexed) = self.pods.get(name).cloned() {
             (indexed.labels, indexed.identity) = self.identify(name, &indexed.pod);
-            self.pods.insert(name.clone(), indexed);
+            self.pod_replaced(name, Some(indexed));
         }
     }
 
@@ -378,10 +569,12 @@ impl Index {
     /// a change that keeps it touches no pod.
     fn mentions_changed(&mut self, former: Option<&Policy>, policy: Option<&Policy>) {
         let mut pods_differ = false;
+        let (services, nodes) = (self.service_policies > 0, self.node_policies > 0);
         if let Some(mentions) = policy.map(Mentions::of) {
+            self.service_policies += usize::from(mentions.services);
+            self.node_policies += usize::from(mentions.nodes);
             for prefix in mentions.prefixes {
-                self.identities.allocate_prefix(prefix);
-                self.prefixes.add(prefix);
+                self.add_prefix(prefix);
             }
             for block in mentions.blocks {
                 pods_differ |= self.blocks.add(block);
@@ -391,8 +584,10 @@ impl Index {
             }
         }
         if let Some(mentions) = former.map(Mentions::of) {
+            self.service_policies -= usize::from(mentions.services);
+            self.node_policies -= usize::from(mentions.nodes);
             for prefix in mentions.prefixes {
-                self.prefixes.take(prefix);
+                self.take_prefix(prefix);
             }
             for block in mentions.blocks {
                 pods_differ |= self.blocks.take(block);
@@ -403,7 +598,12 @@ impl Index {
         }
         if pods_differ {
             self.identify_pods(None);
+        }
+        if pods_differ || nodes != (self.node_policies > 0) {
             self.identify_nodes();
+        }
+        if services != (self.service_policies > 0) {
+            self.identify_service_backends();
         }
     }
 
@@ -412,17 +612,33 @@ impl Index {
             .nodes
             .iter()
             .filter(|(name, _)| **name != self.config.node_name);
-        let addresses: Vec<IpAddr> = others
-            .flat_map(|(_, node)| node.addresses.iter().copied())
+        let addresses: Vec<(IpAddr, Labels)> = others
+            .flat_map(|(_, node)| {
+                let mut labels = Labels::single(LabelSource::Reserved, "remote-node");
+                if self.node_policies > 0 {
+                    for (key, value) in &node.labels {
+                        labels.insert(LabelSource::Node, key.clone(), value.clone());
+                    }
+                }
+                node.addresses.iter().map(move |addr| (*addr, labels.clone()))
+            })
             .collect();
-        self.remote_nodes.clear();
-        for addr in addresses {
-            let mut labels = Labels::single(LabelSource::Reserved, "remote-node");
-            let identity = match self.insert_blocks(&mut labels, &[addr]) {
-                0 => Identity::REMOTE_NODE,
-                _ => self.identities.allocate(&labels),
-            };
-            self.remote_nodes.insert(addr, identity);
+        let mut remote_nodes = BTreeMap::new();
+        for (addr, mut labels) in addresses {
+            if self.apiservers.contains(&addr) {
+                labels.insert(LabelSource::Reserved, "kube-apiserver".to_owned(), String::new());
+            }
+            self.insert_blocks(&mut labels, &[addr]);
+            let known = [Identity::REMOTE_NODE, Identity::KUBE_APISERVER]
+                .into_iter()
+                .find(|id| identity::reserved(*id).as_ref() == Some(&labels));
+            let identity = known.unwrap_or_else(|| self.identities.allocate(&labels));
+            remote_nodes.insert(addr, identity);
+        }
+        if remote_nodes != self.remote_nodes {
+            self.remote_nodes = remote_nodes;
+            self.changes.addresses = true;
+            self.changes.peers |= self.node_policies > 0;
         }
     }
 
@@ -433,16 +649,20 @@ impl Index {
         }
         let pods = self.pods.values().map(|indexed| indexed.identity);
         let in_use = pods.chain(self.remote_nodes.values().copied()).collect();
-        self.identities.compact(&in_use, &self.prefixes);
+        self.changes.forgotten |= self.identities.compact(&in_use, &self.prefixes);
     }
 }
 
 /// What a policy mentions that identities depend on, each once.
 struct Mentions {
-    /// Pod label keys, if it is a NetworkPolicy: upstream selects by any label.
+    /// Pod label keys, if it is a NetworkPolicy or ClusterNetworkPolicy: upstream selects by any label.
     kept_keys: BTreeSet<String>,
     blocks: BTreeSet<IpNet>,
     prefixes: BTreeSet<IpNet>,
+    /// Whether it has `toServices`.
+    services: bool,
+    /// Whether it selects nodes by their labels.
+    nodes: bool,
 }
 
 impl Mentions {
@@ -451,6 +671,8 @@ impl Mentions {
             kept_keys: BTreeSet::new(),
             blocks: BTreeSet::new(),
             prefixes: BTreeSet::new(),
+            services: false,
+            nodes: false,
         };
         let mut selectors: Vec<&Selector> = policy.specs.iter().map(|spec| &spec.subject).collect();
         for peer in policy.peers() {
@@ -462,10 +684,12 @@ impl Mentions {
                 }
                 Peer::CidrGroup { except, .. } => mentions.prefixes.extend(except.iter().copied()),
                 Peer::Labels(selector) => selectors.push(selector),
-                Peer::Services(_) | Peer::Nodes { .. } | Peer::Fqdn(_) => {}
+                Peer::Services(_) => mentions.services = true,
+                Peer::Nodes { .. } => mentions.nodes = true,
+                Peer::Fqdn(_) => {}
             }
         }
-        if policy.key.kind == PolicyKind::Kubernetes {
+        if matches!(policy.key.kind, PolicyKind::Kubernetes | PolicyKind::Cluster) {
             let keys = selectors
                 .iter()
                 .flat_map(|selector| selector.requirements())

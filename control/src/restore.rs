@@ -147,7 +147,7 @@ impl Restored {
             ipcache,
             services: Arc::clone(&self.snapshot.services),
             endpoints: Arc::new(policies),
-            rules: Arc::new(names.into_names()),
+            rules: Arc::new(names.rules().to_vec()),
             identities: Arc::clone(&self.snapshot.identities),
         }
     }

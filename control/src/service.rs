@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{self, AbortHandle};
 use tokio::time::{self, Instant};
 
-use crate::compile;
+use crate::compile::Compiler;
 use crate::explain::{self, ExplainError, Explanation};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
 use crate::last_good::LastGood;
@@ -124,6 +124,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     index: Index,
+    compiler: Compiler,
     /// Enforced until the source has been read.
     restored: Option<Restored>,
     synced: bool,
@@ -177,6 +178,7 @@ impl Control {
         }
         let state = State {
             index,
+            compiler: Compiler::default(),
             stale_since: restored.is_some().then(Timestamp::now),
             restored,
             synced: false,
@@ -323,7 +325,7 @@ impl Shared {
     fn publish(&self, state: &mut State) {
         let previous = Arc::clone(&self.snapshots.borrow());
         let mut next = if state.synced {
-            compile::compile(&state.index, &previous)
+            state.compiler.compile(&mut state.index, &previous)
         } else if let Some(restored) = &state.restored {
             restored.with_endpoints(state.index.endpoints(), &previous)
         } else {

@@ -19,7 +19,7 @@ pub use http::{HttpRequest, HttpRule, HttpRuleSet};
 pub use identity::Identity;
 pub use ipcache::{IpCache, IpCacheGeneration};
 pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};
-pub use snapshot::{Revision, Snapshot};
+pub use snapshot::{Revision, RuleInfo, Snapshot};
 pub use table::{
     Action, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, Peers, PolicyGeneration, PolicyTable,
     RuleId, Tier,

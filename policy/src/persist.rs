@@ -16,11 +16,11 @@ use crate::snapshot::Revision;
 use crate::table::{Cell, PortMap};
 use crate::{
     Decision, EndpointKey, EndpointPolicy, HttpRule, HttpRuleSet, Identity, IpCache, IpCacheGeneration,
-    PodName, PolicyGeneration, PolicyTable, Protocol, Service, ServiceTable, Slot, Snapshot,
+    PodName, PolicyGeneration, PolicyTable, Protocol, RuleInfo, Service, ServiceTable, Slot, Snapshot,
 };
 
 /// Version of the form that this build reads and writes.
-pub const PERSIST_VERSION: u32 = 1;
+pub const PERSIST_VERSION: u32 = 2;
 
 /// A document that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +84,8 @@ pub struct PersistedSnapshot {
     #[serde(default)]
     node_addresses: Vec<IpAddr>,
     endpoints: Vec<PersistedEndpoint>,
-    rules: Vec<String>,
-    identities: Vec<(Identity, Vec<String>)>,
+    rules: Vec<RuleInfo>,
+    identities: Vec<(Identity, Arc<[String]>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ impl From<&Snapshot> for PersistedSnapshot {
             identities: snapshot
                 .identities
                 .iter()
-                .map(|(id, labels)| (*id, labels.clone()))
+                .map(|(id, labels)| (*id, Arc::clone(labels)))
                 .collect(),
         }
     }
@@ -181,8 +181,8 @@ impl From<&EndpointPolicy> for PersistedEndpoint {
             pod: policy.pod.clone(),
             identity: policy.identity,
             generation: policy.generation,
-            ingress: PersistedTable::from(&policy.ingress),
-            egress: PersistedTable::from(&policy.egress),
+            ingress: PersistedTable::from(&*policy.ingress),
+            egress: PersistedTable::from(&*policy.egress),
             http: policy.http.iter().map(|set| set.rules().to_vec()).collect(),
         }
     }
@@ -299,8 +299,8 @@ impl PersistedEndpoint {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(EndpointPolicy {
-            ingress: ingress.load(&pod, "ingress", http.len(), rules)?,
-            egress: egress.load(&pod, "egress", http.len(), rules)?,
+            ingress: Arc::new(ingress.load(&pod, "ingress", http.len(), rules)?),
+            egress: Arc::new(egress.load(&pod, "egress", http.len(), rules)?),
             key,
             pod,
             identity,

@@ -11,6 +11,16 @@ use crate::{EndpointKey, EndpointPolicy, Identity, IpCache, RuleId, ServiceTable
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Revision(pub u64);
 
+/// What is told of a rule that has decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleInfo {
+    /// Policy and place in it, e.g. `cnp db/flask-app-to-db ingress[0]`; empty when the number is not in use.
+    pub name: Arc<str>,
+    /// Text that the policy gives the flows it decides (`spec.log.value`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Arc<str>>,
+}
+
 /// One consistent state of policy, identities and services. Sections are shared between revisions that do not change them.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -22,10 +32,10 @@ pub struct Snapshot {
     pub services: Arc<ServiceTable>,
     /// Endpoint policies by slot.
     pub endpoints: Arc<Vec<Option<Arc<EndpointPolicy>>>>,
-    /// Descriptions of rules by [`RuleId`], e.g. `cnp db/flask-app-to-db ingress[0]`.
-    pub rules: Arc<Vec<String>>,
+    /// Rules by [`RuleId`].
+    pub rules: Arc<Vec<RuleInfo>>,
     /// Labels (`source:key=value`) of allocated identities, for people and for a stable allocation across restarts.
-    pub identities: Arc<BTreeMap<Identity, Vec<String>>>,
+    pub identities: Arc<BTreeMap<Identity, Arc<[String]>>>,
 }
 
 impl Snapshot {
@@ -38,9 +48,15 @@ impl Snapshot {
             .filter(|policy| policy.key == key)
     }
 
-    /// Description of a rule.
+    /// Name of a rule.
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<&str> {
-        self.rules.get(id.0 as usize).map(String::as_str)
+        self.rules.get(id.0 as usize).map(|rule| &*rule.name)
+    }
+
+    /// Text that a rule gives the flows it decides.
+    #[must_use]
+    pub fn rule_log(&self, id: RuleId) -> Option<&str> {
+        self.rules.get(id.0 as usize)?.log.as_deref()
     }
 }

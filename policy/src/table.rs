@@ -189,10 +189,10 @@ pub struct EndpointPolicy {
     pub identity: Identity,
     /// Changes with anything that could change a decision for this endpoint.
     pub generation: PolicyGeneration,
-    /// Towards the endpoint.
-    pub ingress: PolicyTable,
-    /// From the endpoint.
-    pub egress: PolicyTable,
+    /// Towards the endpoint; endpoints of one identity share it.
+    pub ingress: Arc<PolicyTable>,
+    /// From the endpoint; endpoints of one identity share it.
+    pub egress: Arc<PolicyTable>,
     /// Rule sets that decisions refer to by [`HttpIndex`].
     pub http: Vec<Arc<HttpRuleSet>>,
 }
@@ -215,9 +215,10 @@ impl EndpointPolicy {
     /// Whether both give the same decisions and have the same identity, whoever's policies they are.
     #[must_use]
     pub fn same_decisions(&self, other: &Self) -> bool {
+        let same = |a: &Arc<PolicyTable>, b: &Arc<PolicyTable>| Arc::ptr_eq(a, b) || a == b;
         self.identity == other.identity
-            && self.ingress == other.ingress
-            && self.egress == other.egress
+            && same(&self.ingress, &other.ingress)
+            && same(&self.egress, &other.egress)
             && self.http.len() == other.http.len()
             && self
                 .http

@@ -7,94 +7,72 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::{Action, Direction, Entry, HttpSets, Identity, Peers, Protocol, Tier};
 
+use super::selection::{Selection, SelectorId};
 use super::{RuleNames, Subject};
-use crate::identity;
 use crate::index::Index;
-use crate::labels::Labels;
-use crate::rule::{CidrBlock, Peer, PeerSet, PortRef, PortSet, Rule, RuleAction};
+use crate::labels::{CLUSTER, LabelSource, Labels, NAMESPACE};
+use crate::rule::{
+    CidrBlock, GroupRef, Peer, PeerSet, PortRef, PortSet, Rule, RuleAction, ServiceMatch, ServiceRef,
+};
 use crate::selector::Selector;
 
-/// Resolves selectors to identities, each once.
+/// (name, protocol) to the numbers it has, by the identity of the pods that have it.
+type NamedPorts = HashMap<(String, Protocol), BTreeMap<u16, BTreeSet<Identity>>>;
+
+/// What the tables of a subject were made from beside its policies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Dependencies {
+    /// Selectors of peers.
+    pub(crate) selectors: BTreeSet<SelectorId>,
+    /// Prefixes.
+    pub(crate) prefixes: bool,
+    /// Named ports of peers.
+    pub(crate) named_ports: bool,
+    /// CIDR groups, Services or nodes.
+    pub(crate) peers: bool,
+}
+
+/// Resolves what rules name to identities.
 #[derive(Debug)]
 pub(crate) struct Resolver<'a> {
     index: &'a Index,
-    reserved: Vec<(Identity, Labels)>,
-    /// Pods' identities by namespace: most selectors name one.
-    namespaces: HashMap<&'a str, Vec<(Identity, &'a Labels)>>,
-    selected: RefCell<HashMap<Selector, Arc<[Identity]>>>,
-    /// (name, protocol) to the numbers it has, by the identity of the pods that have it.
-    named_ports: HashMap<(String, Protocol), BTreeMap<u16, BTreeSet<Identity>>>,
+    selection: RefCell<Selection>,
+    dependencies: RefCell<Dependencies>,
+    named_ports: RefCell<Option<NamedPorts>>,
 }
 
 impl<'a> Resolver<'a> {
     pub(crate) fn new(index: &'a Index) -> Self {
-        let mut named_ports: HashMap<_, BTreeMap<u16, BTreeSet<Identity>>> = HashMap::new();
-        for indexed in index.pods().values() {
-            for port in &indexed.pod.ports {
-                let numbers = named_ports.entry((port.name.clone(), port.protocol)).or_default();
-                numbers.entry(port.port).or_default().insert(indexed.identity);
-            }
-        }
-        let mut namespaces: HashMap<&str, Vec<(Identity, &Labels)>> = HashMap::new();
-        for (identity, labels) in index.identities().iter() {
-            if let Some(namespace) = labels.namespace() {
-                namespaces.entry(namespace).or_default().push((identity, labels));
-            }
-        }
-        let reserved = identity::RESERVED
-            .into_iter()
-            .filter_map(|id| Some((id, identity::reserved(id)?)))
-            .collect();
+        Self::resume(index, Selection::new(index))
+    }
+
+    /// Goes on with what an earlier one has resolved.
+    pub(crate) fn resume(index: &'a Index, selection: Selection) -> Self {
         Self {
             index,
-            reserved,
-            namespaces,
-            selected: RefCell::default(),
-            named_ports,
+            selection: RefCell::new(selection),
+            dependencies: RefCell::default(),
+            named_ports: RefCell::default(),
         }
+    }
+
+    pub(crate) fn into_selection(self) -> Selection {
+        self.selection.into_inner()
+    }
+
+    /// What was used since the last call.
+    pub(crate) fn take_dependencies(&self) -> Dependencies {
+        self.dependencies.take()
     }
 
     fn selected(&self, selector: &Selector) -> Arc<[Identity]> {
-        if let Some(found) = self.selected.borrow().get(selector) {
-            return Arc::clone(found);
-        }
-        let matches = |labels: &Labels| selector.matches(labels);
-        let mut found: Vec<Identity> = match selector.namespaces() {
-            Some(namespaces) => {
-                let pods = namespaces
-                    .iter()
-                    .filter_map(|namespace| self.namespaces.get(namespace.as_str()));
-                pods.flatten()
-                    .filter(|(_, labels)| matches(labels))
-                    .map(|(identity, _)| *identity)
-                    .collect()
-            }
-            None => {
-                let reserved = self.reserved.iter().map(|(identity, labels)| (*identity, labels));
-                let all = reserved.chain(self.index.identities().iter());
-                all.filter(|(_, labels)| matches(labels))
-                    .map(|(identity, _)| identity)
-                    .collect()
-            }
-        };
-        // Prefixes are part of the world: whatever selects `world` selects them.
-        let world = identity::reserved(Identity::WORLD).is_some_and(|labels| selector.matches(&labels));
-        if world {
-            found.extend(
-                self.index
-                    .prefixes()
-                    .iter()
-                    .filter_map(|prefix| self.index.identities().prefix(*prefix)),
-            );
-        }
-        let found: Arc<[Identity]> = found.into();
-        self.selected
-            .borrow_mut()
-            .insert(selector.clone(), Arc::clone(&found));
-        found
+        let (id, identities) = self.selection.borrow_mut().select(self.index, selector);
+        self.dependencies.borrow_mut().selectors.insert(id);
+        identities
     }
 
     fn prefixes_in(&self, block: &CidrBlock) -> impl Iterator<Item = Identity> {
+        self.dependencies.borrow_mut().prefixes = true;
         let covered = self
             .index
             .prefixes()
@@ -103,7 +81,8 @@ impl<'a> Resolver<'a> {
         covered.filter_map(|prefix| self.index.identities().prefix(*prefix))
     }
 
-    fn in_block(&self, block: &CidrBlock) -> Vec<Identity> {
+    /// Identities whose addresses lie in the block, pods' and nodes' included.
+    fn in_block(&self, block: &CidrBlock, action: RuleAction) -> Vec<Identity> {
         let label = |prefix: &IpNet| prefix.to_string();
         let (inside, outside) = (
             label(&block.cidr),
@@ -119,15 +98,108 @@ impl<'a> Resolver<'a> {
             .filter(|(_, labels)| covered(labels))
             .map(|(identity, _)| identity);
         let mut identities: Vec<Identity> = pods.chain(self.prefixes_in(block)).collect();
-        // The node has one identity for all its addresses: it is covered only if they all are.
+        // The node has one identity for all its addresses: an allow needs all of them covered, for a denial one is enough.
         let node = self.index.local_node_addresses();
-        if !node.is_empty() && node.iter().all(|addr| block.covers(&IpNet::from(*addr))) {
+        let mut covers = node.iter().map(|addr| block.covers(&IpNet::from(*addr)));
+        let host = match action {
+            RuleAction::Deny => covers.any(|covered| covered),
+            RuleAction::Allow | RuleAction::Pass => !node.is_empty() && covers.all(|covered| covered),
+        };
+        if host {
             identities.push(Identity::HOST);
         }
         identities
     }
 
-    fn peers(&self, set: &PeerSet) -> Option<Arc<[Identity]>> {
+    fn in_groups(&self, groups: &GroupRef, except: &[IpNet]) -> BTreeSet<Identity> {
+        self.dependencies.borrow_mut().peers = true;
+        let referred = |name: &str, labels: &BTreeMap<String, String>| match groups {
+            GroupRef::Name(wanted) => wanted == name,
+            GroupRef::Labels(selector) => selector.matches(&labelled(LabelSource::CidrGroup, labels)),
+        };
+        let groups = self.index.cidr_groups().iter();
+        let cidrs = groups
+            .filter(|(name, group)| referred(name, &group.labels))
+            .flat_map(|(_, group)| &group.prefixes);
+        let mut identities = BTreeSet::new();
+        for cidr in cidrs {
+            let block = CidrBlock {
+                cidr: *cidr,
+                except: except.to_vec(),
+            };
+            identities.extend(self.prefixes_in(&block));
+        }
+        identities
+    }
+
+    /// Backends of Services: pods by the Service's selector, or the addresses that others wrote for it.
+    fn backends(&self, wanted: &ServiceRef) -> BTreeSet<Identity> {
+        self.dependencies.borrow_mut().peers = true;
+        let mut identities = BTreeSet::new();
+        for (name, service) in self.index.services() {
+            let in_namespace = wanted.namespace.as_ref().is_none_or(|ns| *ns == name.namespace);
+            let named = match &wanted.which {
+                ServiceMatch::Name(wanted) => *wanted == name.name,
+                ServiceMatch::Labels(selector) => {
+                    selector.matches(&labelled(LabelSource::K8s, &service.labels))
+                }
+            };
+            if !(in_namespace && named) {
+                continue;
+            }
+            if !service.selector.is_empty() {
+                let mut pods = Selector::default();
+                for (key, value) in &service.selector {
+                    pods.require(key, value);
+                }
+                pods.require(NAMESPACE, &name.namespace);
+                pods.require(CLUSTER, &self.index.config().cluster_name);
+                identities.extend(self.selected(&pods).iter().copied());
+                continue;
+            }
+            let slices =
+                self.index.slices().iter().filter(|(slice, written)| {
+                    slice.namespace == name.namespace && written.service == name.name
+                });
+            for addr in slices.flat_map(|(_, slice)| slice.addresses.iter().chain(&slice.unready)) {
+                let block = CidrBlock {
+                    cidr: IpNet::from(*addr),
+                    except: Vec::new(),
+                };
+                identities.extend(self.prefixes_in(&block));
+            }
+        }
+        identities
+    }
+
+    fn nodes(&self, selector: &Selector, local: bool) -> BTreeSet<Identity> {
+        self.dependencies.borrow_mut().peers = true;
+        let config = self.index.config();
+        let selected = |name: &str| {
+            let node = self.index.nodes().get(name);
+            node.is_some_and(|node| selector.matches(&labelled(LabelSource::Node, &node.labels)))
+        };
+        let remote = self
+            .index
+            .nodes()
+            .iter()
+            .filter(|(name, _)| **name != config.node_name);
+        let mut identities: BTreeSet<Identity> = remote
+            .filter(|(name, _)| selected(name))
+            .flat_map(|(_, node)| {
+                node.addresses
+                    .iter()
+                    .filter_map(|addr| self.index.remote_nodes().get(addr))
+            })
+            .copied()
+            .collect();
+        if local && selected(&config.node_name) {
+            identities.insert(Identity::HOST);
+        }
+        identities
+    }
+
+    fn peers(&self, set: &PeerSet, action: RuleAction) -> Option<Arc<[Identity]>> {
         let PeerSet::Of(peers) = set else { return None };
         if let [Peer::Labels(only)] = peers.as_slice() {
             return Some(self.selected(only));
@@ -137,12 +209,49 @@ impl<'a> Resolver<'a> {
             match peer {
                 Peer::Labels(selector) => identities.extend(self.selected(selector).iter().copied()),
                 Peer::Cidr(block) => identities.extend(self.prefixes_in(block)),
-                Peer::IpBlock(block) => identities.extend(self.in_block(block)),
-                // Nobody until it is resolved.
-                Peer::CidrGroup { .. } | Peer::Services(_) | Peer::Nodes { .. } | Peer::Fqdn(_) => {}
+                Peer::IpBlock(block) => identities.extend(self.in_block(block, action)),
+                Peer::CidrGroup { groups, except } => identities.extend(self.in_groups(groups, except)),
+                Peer::Services(services) => identities.extend(self.backends(services)),
+                Peer::Nodes { selector, local } => identities.extend(self.nodes(selector, *local)),
+                // Nobody, until addresses are learnt from DNS.
+                Peer::Fqdn(_) => {}
             }
         }
         Some(identities.into_iter().collect())
+    }
+
+    /// Peers among `identities` (all of them for `None`) by the number that a named port has with them.
+    fn named(
+        &self,
+        name: &str,
+        protocol: Protocol,
+        identities: Option<&Arc<[Identity]>>,
+    ) -> Vec<(u16, Arc<[Identity]>)> {
+        self.dependencies.borrow_mut().named_ports = true;
+        let mut cache = self.named_ports.borrow_mut();
+        let ports = cache.get_or_insert_with(|| {
+            let mut ports = NamedPorts::new();
+            for indexed in self.index.pods().values() {
+                for port in &indexed.pod.ports {
+                    let numbers = ports.entry((port.name.clone(), port.protocol)).or_default();
+                    numbers.entry(port.port).or_default().insert(indexed.identity);
+                }
+            }
+            ports
+        });
+        let numbers = ports.get(&(name.to_owned(), protocol));
+        let owners = numbers.into_iter().flatten().map(|(number, owners)| {
+            let both = match identities {
+                Some(peers) => peers
+                    .iter()
+                    .filter(|peer| owners.contains(peer))
+                    .copied()
+                    .collect(),
+                None => owners.iter().copied().collect(),
+            };
+            (*number, both)
+        });
+        owners.collect()
     }
 
     /// Adds the entries of one rule that selects `subject`.
@@ -157,8 +266,8 @@ impl<'a> Resolver<'a> {
         names: &mut RuleNames,
         entries: &mut Vec<Entry>,
     ) {
-        let identities = self.peers(&rule.peers);
-        let id = names.id(&rule.name);
+        let identities = self.peers(&rule.peers, rule.action);
+        let id = names.id(&rule.name, rule.log.as_ref());
         let mut push = |identities: Option<Arc<[Identity]>>, protocol, ports, action| {
             let peers = identities.map_or(Peers::Any, Peers::Identities);
             entries.push(Entry {
@@ -201,20 +310,20 @@ impl<'a> Resolver<'a> {
                     }
                 }
                 (PortRef::Named(name), Direction::Egress) => {
-                    let numbers = self.named_ports.get(&(name.clone(), port.protocol));
-                    for (number, owners) in numbers.into_iter().flatten() {
-                        let both: Arc<[Identity]> = match &identities {
-                            Some(peers) => peers
-                                .iter()
-                                .filter(|peer| owners.contains(peer))
-                                .copied()
-                                .collect(),
-                            None => owners.iter().copied().collect(),
-                        };
-                        push(Some(both), port.protocol, *number..=*number, action);
+                    for (number, peers) in self.named(name, port.protocol, identities.as_ref()) {
+                        push(Some(peers), port.protocol, number..=number, action);
                     }
                 }
             }
         }
     }
+}
+
+/// An object's labels as labels of a source.
+fn labelled(source: LabelSource, labels: &BTreeMap<String, String>) -> Labels {
+    let mut labelled = Labels::default();
+    for (key, value) in labels {
+        labelled.insert(source, key.clone(), value.clone());
+    }
+    labelled
 }

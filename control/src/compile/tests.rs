@@ -1,5 +1,7 @@
 //! YAML in, decisions out. Every flow is asked twice: of the compiled snapshot and of `explain`; both must agree.
 
+use std::net::IpAddr;
+
 use policy::{Decision, DropReason, HttpRequest, ServiceLookup, Slot, SlotGeneration};
 
 use super::*;
@@ -8,9 +10,60 @@ use crate::index::{IndexConfig, LocalEndpoint};
 use crate::manifest::{self, Document};
 use crate::object::{Kind, ObjectKey};
 
+/// Both snapshots say the same of every flow; numbers of rules and of rule sets may differ.
+fn assert_same_decisions(a: &Snapshot, b: &Snapshot) {
+    assert!(a.ipcache.same_content(&b.ipcache));
+    assert_eq!(a.services, b.services);
+    assert_eq!(a.identities, b.identities);
+    assert_eq!(a.endpoints.len(), b.endpoints.len());
+    let describe = |snapshot: &Snapshot, policy: &EndpointPolicy, decision: Decision| match decision {
+        Decision::AllowHttp(set, rule) => {
+            let rules = policy.http(set).map(|set| set.rules().to_vec());
+            format!("http {:?} by {:?}", rules, snapshot.rule(rule))
+        }
+        other => format!(
+            "{:?} by {:?}",
+            other.drop_reason(),
+            other.rule().and_then(|rule| snapshot.rule(rule))
+        ),
+    };
+    let identities = || {
+        a.identities
+            .keys()
+            .copied()
+            .chain(identity::RESERVED)
+            .chain([Identity::UNKNOWN])
+    };
+    for (left, right) in a.endpoints.iter().zip(b.endpoints.iter()) {
+        let (Some(left), Some(right)) = (left, right) else {
+            assert!(left.is_none() && right.is_none());
+            continue;
+        };
+        assert_eq!(
+            (&left.key, &left.pod, left.identity),
+            (&right.key, &right.pod, right.identity)
+        );
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for peer in identities() {
+                for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ICMP] {
+                    for port in [0, 8, 53, 80, 443, 5000, 5432, 8080, 9090, 65535] {
+                        assert_eq!(
+                            describe(a, left, left.decide(direction, peer, protocol, port)),
+                            describe(b, right, right.decide(direction, peer, protocol, port)),
+                            "{} {direction:?} {peer:?} {protocol:?} {port}",
+                            left.pod
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A node on which every pod of `yaml` is local.
 struct World {
     index: Index,
+    compiler: Compiler,
     snapshot: Snapshot,
 }
 
@@ -36,6 +89,7 @@ impl World {
         };
         let mut world = Self {
             index: Index::new(config),
+            compiler: Compiler::default(),
             snapshot: Snapshot::default(),
         };
         world.apply(yaml);
@@ -57,8 +111,11 @@ impl World {
         world
     }
 
+    /// Follows the changes; a compilation from scratch must decide alike.
     fn compile(&mut self) {
-        self.snapshot = compile(&self.index, &self.snapshot);
+        let next = self.compiler.compile(&mut self.index, &self.snapshot);
+        assert_same_decisions(&next, &compile(&self.index, &self.snapshot));
+        self.snapshot = next;
     }
 
     fn apply(&mut self, yaml: &str) {
@@ -123,7 +180,7 @@ impl World {
         let explained = explain(&self.index, &names.0, &names.1, port, protocol, None).expect("known pods");
         let agree = |decision: Decision, verdict: SideVerdict| match verdict {
             SideVerdict::NotEnforced => decision == Decision::Allow(None),
-            SideVerdict::Allowed => matches!(decision, Decision::Allow(Some(_))),
+            SideVerdict::Allowed => matches!(decision, Decision::Allow(_)),
             SideVerdict::HttpJudged => matches!(decision, Decision::AllowHttp(..)),
             SideVerdict::Denied => matches!(decision, Decision::Deny(_)),
             SideVerdict::DefaultDeny => decision == Decision::DefaultDeny,

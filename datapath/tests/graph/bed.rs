@@ -281,8 +281,8 @@ impl Bed {
                 },
                 identity: pod.identity(),
                 generation: PolicyGeneration(self.revision),
-                ingress,
-                egress,
+                ingress: Arc::new(ingress),
+                egress: Arc::new(egress),
                 http: http.into_sets(),
             };
             if let Some(old) = before.endpoint(pod.key())

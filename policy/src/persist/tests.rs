@@ -39,8 +39,8 @@ fn sample() -> Snapshot {
         },
         identity: Identity(257),
         generation: PolicyGeneration(12),
-        ingress: PolicyTable::build(true, &entries[..1], &mut http).expect("no union"),
-        egress: PolicyTable::build(true, &entries, &mut http).expect("no union"),
+        ingress: Arc::new(PolicyTable::build(true, &entries[..1], &mut http).expect("no union")),
+        egress: Arc::new(PolicyTable::build(true, &entries, &mut http).expect("no union")),
         http: http.into_sets(),
     };
     let addr: IpAddr = "10.96.0.7".parse().expect("address");
@@ -65,12 +65,18 @@ fn sample() -> Snapshot {
         }])),
         endpoints: Arc::new([vec![None; 9], vec![Some(Arc::new(policy))]].concat()),
         rules: Arc::new(vec![
-            "cnp dummy/l7-rule ingress[0]".into(),
-            "cnp dummy/x egressDeny[0]".into(),
+            RuleInfo {
+                name: "cnp dummy/l7-rule ingress[0]".into(),
+                log: None,
+            },
+            RuleInfo {
+                name: "cnp dummy/x egressDeny[0]".into(),
+                log: Some("guard".into()),
+            },
         ]),
         identities: Arc::new(BTreeMap::from_iter([(
             Identity(257),
-            vec!["k8s:app=flask-app".into()],
+            vec!["k8s:app=flask-app".into()].into(),
         )])),
     }
 }
@@ -106,7 +112,7 @@ fn altered(from: &str, to: &str) -> PersistError {
 #[test]
 fn another_version_is_refused_by_number() {
     assert!(matches!(
-        altered("\"version\":1", "\"version\":99"),
+        altered(&format!("\"version\":{PERSIST_VERSION}"), "\"version\":99"),
         PersistError::Version { found: 99 }
     ));
 }
@@ -114,8 +120,8 @@ fn another_version_is_refused_by_number() {
 #[test]
 fn another_version_is_named_even_when_its_fields_differ() {
     assert!(matches!(
-        from_json(b"{\"version\":2,\"tables\":7}"),
-        Err(PersistError::Version { found: 2 })
+        from_json(b"{\"version\":98,\"tables\":7}"),
+        Err(PersistError::Version { found: 98 })
     ));
 }
 

@@ -213,12 +213,19 @@ impl Combined {
             Decision::Deny(rule)
         } else if let Some(rule) = rule(self.allow) {
             Decision::Allow(Some(rule))
-        } else if let Some(rule) = rule(self.http) {
-            Decision::AllowHttp(http.united(&self.sets)?, rule)
         } else if default_deny {
-            Decision::DefaultDeny
+            match rule(self.http) {
+                Some(rule) => Decision::AllowHttp(http.united(&self.sets)?, rule),
+                None => Decision::DefaultDeny,
+            }
         } else {
-            alone(self.baseline).unwrap_or(Decision::Allow(None))
+            let otherwise = alone(self.baseline).unwrap_or(Decision::Allow(None));
+            match (rule(self.http), otherwise) {
+                (None, otherwise) => otherwise,
+                // Requests that no HTTP rule allows are left to what comes next; where that denies, the rules restrict.
+                (Some(rule), Decision::Deny(_)) => Decision::AllowHttp(http.united(&self.sets)?, rule),
+                (Some(rule), _) => Decision::Allow(Some(rule)),
+            }
         })
     }
 }

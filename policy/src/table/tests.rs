@@ -65,13 +65,16 @@ fn naive(
             united.extend(paths(sets, index));
         }
     }
-    if let Some((united, rule)) = http {
-        return Naive::Http(united, rule);
+    let otherwise = match default_deny {
+        true => Naive::DefaultDeny,
+        false => ordered(&covering, sets, Tier::Baseline).unwrap_or(Naive::Allow(None)),
+    };
+    // A request that no HTTP rule allows falls through to what comes next.
+    match (http, otherwise) {
+        (None, otherwise) => otherwise,
+        (Some((_, rule)), Naive::Allow(_) | Naive::Http(..)) => Naive::Allow(Some(rule)),
+        (Some((united, rule)), Naive::Deny(_) | Naive::DefaultDeny) => Naive::Http(united, rule),
     }
-    if default_deny {
-        return Naive::DefaultDeny;
-    }
-    ordered(&covering, sets, Tier::Baseline).unwrap_or(Naive::Allow(None))
 }
 
 fn seen(decision: Decision, sets: &[Arc<HttpRuleSet>]) -> Naive {
