@@ -362,6 +362,7 @@ mod tests {
                 },
                 pod: pod.parse().unwrap(),
                 identity: Identity(identity),
+                identity6: Identity(identity),
                 generation: PolicyGeneration(1),
                 ingress: Default::default(),
                 egress: Default::default(),

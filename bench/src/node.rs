@@ -168,6 +168,7 @@ pub fn snapshot(count: usize, http: &[HttpRule]) -> Snapshot {
             name: name.into(),
         },
         identity: pod.identity(),
+        identity6: pod.identity(),
         generation: PolicyGeneration(1),
         ingress: Arc::new(ingress),
         egress: Arc::new(PolicyTable::unenforced()),

@@ -54,14 +54,15 @@ pub fn is_same(a: &Snapshot, b: &Snapshot) -> bool {
 pub(crate) fn endpoint_policy(
     key: EndpointKey,
     pod: PodName,
-    identity: Identity,
+    subject: &Subject<'_>,
     tables: &Compiled,
     revision: Revision,
 ) -> EndpointPolicy {
     EndpointPolicy {
         key,
         pod,
-        identity,
+        identity: subject.identity,
+        identity6: subject.identity6,
         generation: PolicyGeneration(revision.0),
         ingress: Arc::clone(&tables.ingress),
         egress: Arc::clone(&tables.egress),
@@ -72,7 +73,10 @@ pub(crate) fn endpoint_policy(
 /// What a pod's policy depends on beside the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Subject<'a> {
+    /// By its IPv4 address where it has one.
     pub(crate) identity: Identity,
+    /// By its IPv6 address.
+    pub(crate) identity6: Identity,
     /// `None` for an endpoint whose pod is not known.
     pub(crate) labels: Option<&'a Labels>,
     pub(crate) ports: &'a [NamedPort],
@@ -84,11 +88,13 @@ impl<'a> Subject<'a> {
         match pod {
             Some(indexed) => Self {
                 identity: indexed.identity,
+                identity6: indexed.identity6,
                 labels: Some(&indexed.labels),
                 ports: &indexed.pod.ports,
             },
             None => Self {
                 identity: Identity::INIT,
+                identity6: Identity::INIT,
                 labels: None,
                 ports: &[],
             },

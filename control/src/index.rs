@@ -48,8 +48,22 @@ pub struct IndexedPod {
     pub pod: Pod,
     /// Labels of its identity.
     pub labels: Labels,
-    /// Its identity.
+    /// Its identity, by its IPv4 address where it has one.
     pub identity: Identity,
+    /// Its identity by its IPv6 address: blocks of a NetworkPolicy can hold one address and not the other.
+    pub identity6: Identity,
+}
+
+impl IndexedPod {
+    /// Its identity at one of its addresses.
+    #[must_use]
+    pub fn identity_at(&self, addr: IpAddr) -> Identity {
+        if addr.is_ipv6() {
+            self.identity6
+        } else {
+            self.identity
+        }
+    }
 }
 
 /// What compilation must look at again.
@@ -89,6 +103,8 @@ pub struct Index {
     identities: IdentityAllocator,
     /// Pod label keys that NetworkPolicies select by.
     kept_keys: Counted<String>,
+    /// Port names of egress rules: which number they are with a pod is part of its identity.
+    kept_ports: Counted<String>,
     /// Prefixes of NetworkPolicy `ipBlock`s: a pod's identity tells in which of them its addresses lie.
     blocks: Counted<IpNet>,
     /// Prefixes of CNP CIDR rules, `ipBlock`s and CIDR groups, addresses of Services without selector and of API servers outside the
@@ -135,12 +151,7 @@ impl Index {
             }
             ObjectBody::Pod(pod) => {
                 let name = key.pod();
-                let (labels, identity) = self.identify(&name, &pod);
-                let indexed = IndexedPod {
-                    pod,
-                    labels,
-                    identity,
-                };
+                let indexed = self.identify(&name, pod);
                 self.pod_replaced(&name, Some(indexed));
                 self.compact();
             }
@@ -333,6 +344,18 @@ impl Index {
         self.config.node_addresses.iter().chain(object).copied().collect()
     }
 
+    /// Ranges that pods have their addresses from.
+    #[must_use]
+    pub fn pod_cidrs(&self) -> BTreeSet<IpNet> {
+        let nodes = self.nodes.values().flat_map(|node| &node.pod_cidrs);
+        self.config
+            .pod_cidrs
+            .iter()
+            .chain(nodes)
+            .map(IpNet::trunc)
+            .collect()
+    }
+
     /// Addresses of other nodes and their identities.
     #[must_use]
     pub fn remote_nodes(&self) -> &BTreeMap<IpAddr, Identity> {
@@ -417,7 +440,7 @@ impl Index {
             self.changes.named_ports |= has_ports;
             return;
         };
-        let same_identity = before.identity == after.identity;
+        let same_identity = (before.identity, before.identity6) == (after.identity, after.identity6);
         self.changes.addresses |= !same_identity || before.pod != after.pod;
         self.changes.named_ports |=
             before.pod.ports != after.pod.ports || !same_identity && !after.pod.ports.is_empty();
@@ -526,7 +549,7 @@ impl Index {
         }
     }
 
-    fn identify(&mut self, name: &PodName, pod: &Pod) -> (Labels, Identity) {
+    fn identify(&mut self, name: &PodName, pod: Pod) -> IndexedPod {
         let mut labels = PodLabels {
             own: &pod.labels,
             namespace: &name.namespace,
@@ -536,20 +559,36 @@ impl Index {
             kept: &self.kept_keys,
         }
         .identity();
+        for port in pod
+            .ports
+            .iter()
+            .filter(|port| self.kept_ports.contains(&port.name))
+        {
+            let key = format!("port/{}/{}", port.name, port.protocol.name());
+            labels.insert(LabelSource::Upstream, key, port.port.to_string());
+        }
+        let (mut labels4, mut labels6) = (labels.clone(), labels);
         if !self.blocks.is_empty() {
             let attached = self.endpoints.values().find(|endpoint| endpoint.pod == *name);
-            let addresses = attached
-                .map_or(&pod.addresses, |endpoint| &endpoint.addresses)
-                .clone();
-            self.insert_blocks(&mut labels, &addresses);
+            let addresses = attached.map_or(&pod.addresses, |endpoint| &endpoint.addresses);
+            let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|addr| addr.is_ipv4());
+            // Who has one family only has one identity.
+            self.insert_blocks(&mut labels4, if v4.is_empty() { &v6 } else { &v4 });
+            self.insert_blocks(&mut labels6, if v6.is_empty() { &v4 } else { &v6 });
         }
-        let identity = self.identities.allocate(&labels);
-        (labels, identity)
+        let identity = self.identities.allocate(&labels4);
+        let identity6 = self.identities.allocate(&labels6);
+        IndexedPod {
+            pod,
+            labels: labels4,
+            identity,
+            identity6,
+        }
     }
 
     fn identify_pod(&mut self, name: &PodName) {
-        if let Some(mut indexed) = self.pods.get(name).cloned() {
-            (indexed.labels, indexed.identity) = self.identify(name, &indexed.pod);
+        if let Some(indexed) = self.pods.get(name).cloned() {
+            let indexed = self.identify(name, indexed.pod);
             self.pod_replaced(name, Some(indexed));
         }
     }
@@ -582,6 +621,9 @@ impl Index {
             for key in mentions.kept_keys {
                 pods_differ |= self.kept_keys.add(key);
             }
+            for name in mentions.kept_ports {
+                pods_differ |= self.kept_ports.add(name);
+            }
         }
         if let Some(mentions) = former.map(Mentions::of) {
             self.service_policies -= usize::from(mentions.services);
@@ -594,6 +636,9 @@ impl Index {
             }
             for key in mentions.kept_keys {
                 pods_differ |= self.kept_keys.take(key);
+            }
+            for name in mentions.kept_ports {
+                pods_differ |= self.kept_ports.take(name);
             }
         }
         if pods_differ {
@@ -647,7 +692,10 @@ impl Index {
         if self.identities.len() <= 2 * (self.pods.len() + self.prefixes.len()) + identity::REMEMBERED {
             return;
         }
-        let pods = self.pods.values().map(|indexed| indexed.identity);
+        let pods = self
+            .pods
+            .values()
+            .flat_map(|indexed| [indexed.identity, indexed.identity6]);
         let in_use = pods.chain(self.remote_nodes.values().copied()).collect();
         self.changes.forgotten |= self.identities.compact(&in_use, &self.prefixes);
     }
@@ -657,6 +705,8 @@ impl Index {
 struct Mentions {
     /// Pod label keys, if it is a NetworkPolicy or ClusterNetworkPolicy: upstream selects by any label.
     kept_keys: BTreeSet<String>,
+    /// Port names of its egress rules.
+    kept_ports: BTreeSet<String>,
     blocks: BTreeSet<IpNet>,
     prefixes: BTreeSet<IpNet>,
     /// Whether it has `toServices`.
@@ -669,6 +719,7 @@ impl Mentions {
     fn of(policy: &Policy) -> Self {
         let mut mentions = Self {
             kept_keys: BTreeSet::new(),
+            kept_ports: policy.egress_port_names().map(str::to_owned).collect(),
             blocks: BTreeSet::new(),
             prefixes: BTreeSet::new(),
             services: false,

@@ -67,10 +67,19 @@ pub enum LabelSource {
     Node,
     /// CiliumCIDRGroup objects.
     CidrGroup,
+    /// What Cilium's identities do not hold and upstream's policies ask for all the same: filtered pod labels, container ports.
+    Upstream,
 }
 
 impl LabelSource {
-    const ALL: [Self; 5] = [Self::K8s, Self::Reserved, Self::Cidr, Self::Node, Self::CidrGroup];
+    const ALL: [Self; 6] = [
+        Self::K8s,
+        Self::Reserved,
+        Self::Cidr,
+        Self::Node,
+        Self::CidrGroup,
+        Self::Upstream,
+    ];
 
     /// The source as it is written before the colon.
     #[must_use]
@@ -81,6 +90,7 @@ impl LabelSource {
             Self::Cidr => "cidr",
             Self::Node => "node",
             Self::CidrGroup => "cidrgroup",
+            Self::Upstream => "upstream",
         }
     }
 }
@@ -167,7 +177,7 @@ pub struct PodLabels<'a> {
     pub service_account: &'a str,
     /// Name of the cluster.
     pub cluster: &'a str,
-    /// Keys that stay whatever the filter says, because a NetworkPolicy selects by them.
+    /// Keys that stay whatever the filter says, because a NetworkPolicy selects by them; Cilium's policies do not see them.
     pub kept: &'a Counted<String>,
 }
 
@@ -176,12 +186,18 @@ impl PodLabels<'_> {
     #[must_use]
     pub fn identity(&self) -> Labels {
         let mut labels = Labels::default();
-        let mut insert = |key: String, value: &str| labels.insert(LabelSource::K8s, key, value.to_owned());
-        for (key, value) in self.own {
-            if !key.starts_with(RESERVED_PREFIX) && (self.kept.contains(key) || is_identity_relevant(key)) {
-                insert(key.clone(), value);
+        for (key, value) in self
+            .own
+            .iter()
+            .filter(|(key, _)| !key.starts_with(RESERVED_PREFIX))
+        {
+            if is_identity_relevant(key) {
+                labels.insert(LabelSource::K8s, key.clone(), value.clone());
+            } else if self.kept.contains(key) {
+                labels.insert(LabelSource::Upstream, key.clone(), value.clone());
             }
         }
+        let mut insert = |key: String, value: &str| labels.insert(LabelSource::K8s, key, value.to_owned());
         for (key, value) in self.namespace_labels.into_iter().flatten() {
             insert(format!("{NAMESPACE_LABELS}{key}"), value);
         }

@@ -246,7 +246,7 @@ impl Decoder<'_> {
         path: &str,
     ) -> Option<()> {
         for (key, value) in source.match_labels.as_ref().unwrap_or(&BTreeMap::new()) {
-            selector.require(&format!("{prefix}{key}"), value);
+            selector.push_upstream(&format!("{prefix}{key}"), Operator::In(vec![value.clone()]));
         }
         for (i, expression) in source.match_expressions.iter().flatten().enumerate() {
             let LabelSelectorRequirement {
@@ -283,7 +283,7 @@ impl Decoder<'_> {
                     return None;
                 }
             };
-            selector.push(&format!("{prefix}{key}"), operator);
+            selector.push_upstream(&format!("{prefix}{key}"), operator);
         }
         Some(())
     }

@@ -116,7 +116,7 @@ impl Restored {
                     compile::endpoint_policy(
                         endpoint.key,
                         endpoint.pod.clone(),
-                        Identity::INIT,
+                        &compile::Subject::of(None),
                         &init,
                         revision,
                     )
@@ -155,7 +155,7 @@ impl Restored {
     /// The persisted policy of an endpoint: of the same pod, at addresses that all had the pod's identity.
     fn persisted(&self, endpoint: &LocalEndpoint) -> Option<&Arc<EndpointPolicy>> {
         let policy = self.endpoints.get(&endpoint.pod)?;
-        let known = |addr| self.snapshot.ipcache.lookup(addr) == policy.identity;
+        let known = |addr| self.snapshot.ipcache.lookup(addr) == policy.identity_at(addr);
         let same = !endpoint.addresses.is_empty() && endpoint.addresses.iter().copied().all(known);
         same.then_some(policy)
     }

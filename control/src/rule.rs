@@ -88,6 +88,21 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Port names of its egress rules.
+    pub fn egress_port_names(&self) -> impl Iterator<Item = &str> {
+        let rules = self.specs.iter().flat_map(|spec| &spec.egress.rules);
+        let ports = rules.flat_map(|rule| match &rule.ports {
+            PortSet::Every => [].iter(),
+            PortSet::Of(ports) => ports.iter(),
+        });
+        ports.filter_map(|port| match &port.ports {
+            PortRef::Named(name) => Some(name.as_str()),
+            PortRef::Range(_) => None,
+        })
+    }
+}
+
 /// One direction of a [`Spec`].
 #[derive(Debug, Clone, Default)]
 pub struct DirectionSpec {

@@ -1,11 +1,11 @@
 //! Selectors over identity labels.
 
-use crate::labels::{LabelSource, Labels, NAMESPACE};
+use crate::labels::{LabelSource, Labels, NAMESPACE, is_identity_relevant};
 
 /// Which source a requirement's label must have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceMatch {
-    /// Whatever source.
+    /// Whatever source Cilium knows.
     Any,
     /// This source; sources that sluice has no labels of never match.
     Named(String),
@@ -20,7 +20,7 @@ impl SourceMatch {
 
     fn matches(&self, source: LabelSource) -> bool {
         match self {
-            Self::Any => true,
+            Self::Any => source != LabelSource::Upstream,
             Self::Named(name) => name == source.name(),
         }
     }
@@ -100,6 +100,20 @@ impl Selector {
     pub fn push(&mut self, key: &str, operator: Operator) {
         self.requirements.push(Requirement {
             source: SourceMatch::k8s(),
+            key: key.to_owned(),
+            operator,
+        });
+        self.requirements.sort_unstable();
+        self.requirements.dedup();
+    }
+
+    /// Adds a requirement on a pod's label as upstream Kubernetes means it: no label is filtered.
+    pub fn push_upstream(&mut self, key: &str, operator: Operator) {
+        if is_identity_relevant(key) {
+            return self.push(key, operator);
+        }
+        self.requirements.push(Requirement {
+            source: SourceMatch::Named(LabelSource::Upstream.name().to_owned()),
             key: key.to_owned(),
             operator,
         });

@@ -4,6 +4,7 @@ mod builder;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -185,8 +186,10 @@ pub struct EndpointPolicy {
     pub key: EndpointKey,
     /// The pod.
     pub pod: PodName,
-    /// The pod's identity.
+    /// The pod's identity, by its IPv4 address where it has one.
     pub identity: Identity,
+    /// The same by its IPv6 address: rules that name prefixes can tell one family from the other.
+    pub identity6: Identity,
     /// Changes with anything that could change a decision for this endpoint.
     pub generation: PolicyGeneration,
     /// Towards the endpoint; endpoints of one identity share it.
@@ -198,6 +201,16 @@ pub struct EndpointPolicy {
 }
 
 impl EndpointPolicy {
+    /// The identity that the pod has for others at one of its addresses.
+    #[must_use]
+    pub fn identity_at(&self, addr: IpAddr) -> Identity {
+        if addr.is_ipv6() {
+            self.identity6
+        } else {
+            self.identity
+        }
+    }
+
     /// Decides a new flow in `direction`.
     pub fn decide(&self, direction: Direction, peer: Identity, protocol: Protocol, port: u16) -> Decision {
         match direction {
@@ -217,6 +230,7 @@ impl EndpointPolicy {
     pub fn same_decisions(&self, other: &Self) -> bool {
         let same = |a: &Arc<PolicyTable>, b: &Arc<PolicyTable>| Arc::ptr_eq(a, b) || a == b;
         self.identity == other.identity
+            && self.identity6 == other.identity6
             && same(&self.ingress, &other.ingress)
             && same(&self.egress, &other.egress)
             && self.http.len() == other.http.len()

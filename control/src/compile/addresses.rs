@@ -1,6 +1,6 @@
 //! The address map: whose each address is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -15,7 +15,13 @@ pub(super) fn ipcache(index: &Index, revision: Revision) -> IpCache {
     let mut pods: Vec<(&PodName, &IndexedPod)> = index.pods().iter().collect();
     pods.sort_by_key(|(name, indexed)| (!indexed.pod.deleting, indexed.pod.created, *name));
     for (_, indexed) in pods {
-        addresses.extend(indexed.pod.addresses.iter().map(|addr| (*addr, indexed.identity)));
+        addresses.extend(
+            indexed
+                .pod
+                .addresses
+                .iter()
+                .map(|addr| (*addr, indexed.identity_at(*addr))),
+        );
     }
     addresses.extend(index.remote_nodes());
     addresses.extend(
@@ -26,10 +32,9 @@ pub(super) fn ipcache(index: &Index, revision: Revision) -> IpCache {
     );
     // A local attachment is proven by the interface: it outranks what objects say.
     for endpoint in index.endpoints().values() {
-        let identity = index
-            .pod_of(endpoint)
-            .map_or(Identity::INIT, |indexed| indexed.identity);
-        addresses.extend(endpoint.addresses.iter().map(|addr| (*addr, identity)));
+        let pod = index.pod_of(endpoint);
+        let identity = |addr: &IpAddr| pod.map_or(Identity::INIT, |indexed| indexed.identity_at(*addr));
+        addresses.extend(endpoint.addresses.iter().map(|addr| (*addr, identity(addr))));
     }
     let prefixes = index
         .prefixes()
@@ -41,17 +46,9 @@ pub(super) fn ipcache(index: &Index, revision: Revision) -> IpCache {
             .into_iter()
             .map(|(addr, identity)| (IpNet::from(addr), identity)),
     );
-    let nodes = index.nodes().values().flat_map(|node| &node.pod_cidrs);
-    let pod_cidrs: BTreeSet<IpNet> = index
-        .config()
-        .pod_cidrs
-        .iter()
-        .chain(nodes)
-        .map(IpNet::trunc)
-        .collect();
     IpCache::new(
         IpCacheGeneration(revision.0),
         entries,
-        pod_cidrs.into_iter().collect(),
+        index.pod_cidrs().into_iter().collect(),
     )
 }

@@ -147,6 +147,7 @@ impl Compiler {
         self.subjects.retain(|key, compiled| {
             let subject = Subject {
                 identity: key.identity,
+                identity6: key.identity,
                 labels: labels(key.identity),
                 ports: &key.ports,
             };
@@ -238,13 +239,7 @@ impl Compiler {
             if let Some(compiled) = self.subjects.remove(&key) {
                 live.entry(key).or_insert(compiled);
             }
-            let policy = endpoint_policy(
-                endpoint.key,
-                endpoint.pod.clone(),
-                subject.identity,
-                &tables,
-                revision,
-            );
+            let policy = endpoint_policy(endpoint.key, endpoint.pod.clone(), &subject, &tables, revision);
             let policy = match before {
                 Some(before) if before.same_content(&policy) => Arc::clone(before),
                 _ => Arc::new(policy),

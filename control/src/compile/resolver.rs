@@ -98,6 +98,11 @@ impl<'a> Resolver<'a> {
             .filter(|(_, labels)| covered(labels))
             .map(|(identity, _)| identity);
         let mut identities: Vec<Identity> = pods.chain(self.prefixes_in(block)).collect();
+        // Nobody knows yet who is at an address of a pod CIDR: what is denied there is denied to all of them.
+        let overlaps = |cidr: &IpNet| cidr.contains(&block.cidr) || block.cidr.contains(cidr);
+        if action == RuleAction::Deny && self.index.pod_cidrs().iter().any(overlaps) {
+            identities.push(Identity::UNMANAGED);
+        }
         // The node has one identity for all its addresses: an allow needs all of them covered, for a denial one is enough.
         let node = self.index.local_node_addresses();
         let mut covers = node.iter().map(|addr| block.covers(&IpNet::from(*addr)));
@@ -234,7 +239,8 @@ impl<'a> Resolver<'a> {
             for indexed in self.index.pods().values() {
                 for port in &indexed.pod.ports {
                     let numbers = ports.entry((port.name.clone(), port.protocol)).or_default();
-                    numbers.entry(port.port).or_default().insert(indexed.identity);
+                    let owners = numbers.entry(port.port).or_default();
+                    owners.extend([indexed.identity, indexed.identity6]);
                 }
             }
             ports

@@ -49,6 +49,8 @@ pub struct Features {
     pub dual_stack: bool,
     /// `ipBlock` and `networks` where there are addresses of both families: each address for itself.
     pub dual_stack_blocks: bool,
+    /// The local node with addresses of both families beside such prefixes.
+    pub dual_stack_local_node: bool,
     /// Init containers with named ports.
     pub init_containers: bool,
     /// Pods with equal labels whose named ports differ.

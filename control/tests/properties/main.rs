@@ -30,19 +30,17 @@ const FEATURES: Features = Features {
     nodes: false,
     fqdns: false,
     dns_rules: false,
-    api_server: false,
+    api_server: true,
     http_host: false,
     http_headers: false,
     dual_stack: true,
-    // A pod or node is covered by its other family's address as well (nodes: only by all of them).
-    dual_stack_blocks: false,
-    // Names of plain init containers count.
-    init_containers: false,
-    // A named port of an egress rule is every number that it has among pods with equal labels.
-    ports_by_pod: false,
+    dual_stack_blocks: true,
+    // The local node has one identity: a prefix allows it only if it holds all of its addresses.
+    dual_stack_local_node: false,
+    init_containers: true,
+    ports_by_pod: true,
     forged_labels: true,
-    // A NetworkPolicy that selects by such a label shows it to Cilium's policies.
-    filtered_labels: false,
+    filtered_labels: true,
 };
 
 /// Everything that the generator can do.
@@ -62,6 +60,7 @@ const EVERYTHING: Features = Features {
     http_headers: true,
     dual_stack: true,
     dual_stack_blocks: true,
+    dual_stack_local_node: true,
     init_containers: true,
     ports_by_pod: true,
     forged_labels: true,

@@ -193,7 +193,9 @@ fn identities(snapshot: &Snapshot, entry: &Entry) -> (Identity, Identity) {
     let of = |key: EndpointKey, addr| {
         let by_address = || snapshot.ipcache.lookup(addr);
         match key.slot {
-            slot if slot.is_endpoint() => snapshot.endpoint(key).map_or(Identity::UNKNOWN, |p| p.identity),
+            slot if slot.is_endpoint() => snapshot
+                .endpoint(key)
+                .map_or(Identity::UNKNOWN, |policy| policy.identity_at(addr)),
             _ => by_address(),
         }
     };

@@ -280,6 +280,7 @@ impl Bed {
                     name: format!("pod-{}", pod.0),
                 },
                 identity: pod.identity(),
+                identity6: pod.identity(),
                 generation: PolicyGeneration(self.revision),
                 ingress: Arc::new(ingress),
                 egress: Arc::new(egress),

@@ -38,6 +38,7 @@ fn sample() -> Snapshot {
             name: "flask-0".into(),
         },
         identity: Identity(257),
+        identity6: Identity(258),
         generation: PolicyGeneration(12),
         ingress: Arc::new(PolicyTable::build(true, &entries[..1], &mut http).expect("no union")),
         egress: Arc::new(PolicyTable::build(true, &entries, &mut http).expect("no union")),

@@ -75,7 +75,7 @@ pub(super) fn generate(rng: &mut Rng, features: &Features) -> (Vec<Value>, Ends)
 
 fn node(rng: &mut Rng, features: &Features, name: &str, last: u8, ends: &mut Ends) -> Value {
     let mut texts = vec![format!("172.18.0.{last}")];
-    if features.dual_stack {
+    if features.dual_stack && (name != LOCAL_NODE || features.dual_stack_local_node) {
         texts.push(format!("fd00:18::{last}"));
     }
     let parsed: Vec<IpAddr> = texts.iter().map(|text| text.parse().expect("address")).collect();
