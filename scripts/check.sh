@@ -80,7 +80,7 @@ check_directions() {
     'sluice-l7 -> sluice-policy' 'sluice-control -> sluice-policy'
     'sluice-datapath -> sluice-policy' 'sluice-datapath -> sluice-l7' 'sluice-datapath -> xdp-redirect'
     'sluice -> sluice-control' 'sluice -> sluice-datapath' 'sluice -> sluice-policy'
-    'sluice-bench -> sluice-datapath' 'sluice-bench -> sluice-l7' 'sluice-bench -> sluice-policy'
+    'sluice-bench -> sluice-control' 'sluice-bench -> sluice-datapath' 'sluice-bench -> sluice-l7' 'sluice-bench -> sluice-policy'
     'sluice-e2e -> sluice-policy'
   )
   FOUND=0
