@@ -50,14 +50,6 @@ pub fn run(graph: &mut Graph, transit: &Transit, tracked: Tracked) -> Result<Dec
 
 /// Decides a new flow and, if it may pass, adds its entry.
 fn begin(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryId, Refused> {
-    let begun = add(graph, transit, tracked);
-    if let (Err(_), Some(index)) = (&begun, tracked.l7) {
-        graph.l7.release(index);
-    }
-    begun
-}
-
-fn add(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryId, Refused> {
     let mut entry = Entry::new(transit.key, transit.sender, tracked.destination);
     entry.translation = transit.translated.map(|translated| translated.translation);
     entry.hairpin = transit.translated.is_some_and(|translated| translated.hairpin);
@@ -65,27 +57,30 @@ fn add(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryI
     let (source, destination, outcome) = decide(&graph.snapshot, &entry);
     let judged = outcome.map_err(|refusal| (source, destination, refusal))?;
     judged.stamp_on(&mut entry, source, destination);
-    if transit.translated.is_some() && !graph.translations.has_room(transit.sender.slot) {
+    let slot = transit.sender.slot;
+    let gives_back = || {
+        let former = tracked.replaces.and_then(|id| graph.conntrack.get(id));
+        former.is_some_and(|former| {
+            let held = |translation| graph.translations.holds(slot, &former.key, translation);
+            former.source.slot == slot && former.translation.as_ref().is_some_and(held)
+        })
+    };
+    if transit.translated.is_some() && !graph.translations.has_room(slot) && !gives_back() {
         return Err((source, destination, DropReason::NoNatMapping.into()));
     }
-    entry.l7 = tracked
-        .l7
-        .filter(|_| matches!(entry.verdict, EntryVerdict::AllowHttp { .. }));
-    let id = graph
-        .conntrack
-        .insert(entry, graph.clock.seconds())
-        .map_err(|error| {
-            let reason = match error {
-                InsertError::Full => DropReason::ConntrackFull,
-                InsertError::Quota => DropReason::FlowQuota,
-            };
-            (source, destination, reason.into())
-        })?;
+    let added = match tracked.replaces {
+        Some(former) => graph.reopen(former, entry),
+        None => graph.conntrack.insert(entry, graph.clock.seconds()),
+    };
+    let id = added.map_err(|error| {
+        let reason = match error {
+            InsertError::Full => DropReason::ConntrackFull,
+            InsertError::Quota => DropReason::FlowQuota,
+        };
+        (source, destination, reason.into())
+    })?;
     if let Some(translated) = &transit.translated {
-        graph.translations.keep(transit.sender.slot, translated);
-    }
-    if let (Some(index), None) = (tracked.l7, entry.l7) {
-        graph.l7.release(index);
+        graph.translations.keep(slot, translated);
     }
     graph.report(graph.event(transit, source, destination, judged.event));
     Ok(id)
