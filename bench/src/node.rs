@@ -170,6 +170,7 @@ pub fn snapshot(count: usize, http: &[HttpRule]) -> Snapshot {
         ingress,
         egress: PolicyTable::unenforced(),
         http,
+        audit: false,
     };
     let mut endpoints = vec![None; 16];
     endpoints[CLIENT.key().slot.index()] = Some(Arc::new(policy(

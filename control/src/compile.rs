@@ -219,6 +219,10 @@ fn endpoints(
             tables,
             revision,
         );
+        let policy = EndpointPolicy {
+            audit: endpoint.audit,
+            ..policy
+        };
         let policy = match before {
             Some(before) if before.same_content(&policy) => Arc::clone(before),
             _ => Arc::new(policy),
@@ -260,6 +264,7 @@ pub(crate) fn endpoint_policy(
         ingress: tables.ingress.clone(),
         egress: tables.egress.clone(),
         http: tables.http.clone(),
+        audit: false,
     }
 }
 

@@ -104,6 +104,9 @@ struct PersistedEndpoint {
     ingress: PersistedTable,
     egress: PersistedTable,
     http: Vec<Vec<HttpRule>>,
+    /// Absent in documents of before audit mode.
+    #[serde(default)]
+    audit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,6 +187,7 @@ impl From<&EndpointPolicy> for PersistedEndpoint {
             ingress: PersistedTable::from(&policy.ingress),
             egress: PersistedTable::from(&policy.egress),
             http: policy.http.iter().map(|set| set.rules().to_vec()).collect(),
+            audit: policy.audit,
         }
     }
 }
@@ -285,6 +289,7 @@ impl PersistedEndpoint {
             ingress,
             egress,
             http,
+            audit,
         } = self;
         let http = http
             .into_iter()
@@ -306,6 +311,7 @@ impl PersistedEndpoint {
             identity,
             generation,
             http,
+            audit,
         })
     }
 }

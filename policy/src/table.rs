@@ -195,6 +195,8 @@ pub struct EndpointPolicy {
     pub egress: PolicyTable,
     /// Rule sets that decisions refer to by [`HttpIndex`].
     pub http: Vec<Arc<HttpRuleSet>>,
+    /// Whether the endpoint only audits: what its policy denies is forwarded and reported (Cilium's `policy-audit-mode`).
+    pub audit: bool,
 }
 
 impl EndpointPolicy {
@@ -216,6 +218,7 @@ impl EndpointPolicy {
     #[must_use]
     pub fn same_decisions(&self, other: &Self) -> bool {
         self.identity == other.identity
+            && self.audit == other.audit
             && self.ingress == other.ingress
             && self.egress == other.egress
             && self.http.len() == other.http.len()

@@ -210,3 +210,8 @@ fn flow_takes_the_place_of_one_on_its_tuple_or_nothing_changes() {
     );
     assert!(table.lookup(&key(1), table.hash(&key(1))).is_none());
 }
+
+#[test]
+fn entry_fills_three_cache_lines() {
+    assert_eq!(size_of::<Entry>(), 192);
+}
