@@ -69,6 +69,7 @@ impl CapturedPacket {
         let mut comment = match self.verdict {
             FlowVerdict::Forwarded => "sluice: forwarded".to_owned(),
             FlowVerdict::Dropped => "sluice: dropped".to_owned(),
+            FlowVerdict::Audit => "sluice: audit".to_owned(),
         };
         if let Some(reason) = &self.drop_reason {
             comment.push_str(&format!(": {} ({})", reason.text, reason.code));

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use policy::{PodName, Protocol};
 
 use crate::capture::MAX_SNAPLEN;
+use crate::endpoint_registry::AuditMode;
 use crate::explanation::Subject;
 use crate::flow_record::FlowVerdict;
 
@@ -121,6 +122,9 @@ pub struct AgentArgs {
     /// What to tune the ends of pods' veths for: bulk throughput, or short requests and few cores
     #[arg(long, value_enum, default_value_t = PodTuning::Throughput)]
     pub pod_tuning: PodTuning,
+    /// Forward what policy denies and report it with verdict AUDIT; `sluice endpoint config` decides for single pods
+    #[arg(long)]
+    pub policy_audit_mode: bool,
 }
 
 /// `sluice status`
@@ -164,6 +168,21 @@ Example:
         /// The pod
         #[arg(long, value_name = "NAMESPACE/NAME")]
         pod: PodName,
+    },
+    /// Change how a pod's policy is treated
+    #[command(after_help = "\
+An endpoint in audit mode forwards what its own policy denies, and reports it with verdict AUDIT. The policy of the other side of a
+flow is enforced as ever. The setting survives a restart of the agent, and ends with the endpoint.
+
+Example:
+  sluice endpoint config --pod db/postgres --audit on && sluice flows -f --verdict audit --pod db/postgres")]
+    Config {
+        /// The pod
+        #[arg(long, value_name = "NAMESPACE/NAME")]
+        pod: PodName,
+        /// Audit its policy, enforce it, or do as the agent was started
+        #[arg(long, value_enum)]
+        audit: AuditMode,
     },
     /// Show all endpoints
     List {
@@ -337,6 +356,34 @@ mod tests {
         for text in ["", "0", "256", "tcpx"] {
             assert!(parse_protocol(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn audit_mode_is_off_unless_asked_for() {
+        let agent = |extra: &[&str]| {
+            let line = ["sluice", "agent", "--manifests", "m"];
+            match Cli::try_parse_from(line.iter().chain(extra)).unwrap().command {
+                Command::Agent(args) => args.policy_audit_mode,
+                _ => unreachable!(),
+            }
+        };
+        assert!(!agent(&[]) && agent(&["--policy-audit-mode"]));
+        let config = |audit: &[&str]| {
+            let line = ["sluice", "endpoint", "config", "--pod", "a/b"];
+            Cli::try_parse_from(line.iter().chain(audit))
+        };
+        for (text, mode) in [
+            ("on", AuditMode::On),
+            ("off", AuditMode::Off),
+            ("inherit", AuditMode::Inherit),
+        ] {
+            let command = config(&["--audit", text]).unwrap().command;
+            assert!(matches!(
+                command,
+                Command::Endpoint(EndpointCommand::Config { audit, .. }) if audit == mode
+            ));
+        }
+        assert!(config(&[]).is_err() && config(&["--audit", "maybe"]).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -20,15 +21,13 @@ use policy::{EndpointKey, Slot, SlotGeneration};
 
 use crate::endpoint_registry::Endpoint;
 use crate::node::{FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, Pair};
+use crate::watchdog;
 
 /// How long the worker may take to obey.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long the kernel may take to free a queue whose socket was closed (about 20 ms).
 const RELEASE: Duration = Duration::from_secs(2);
-
-/// How long the worker may stand still before the process ends: pods are then cut off, visibly, instead of half alive.
-const STALL: Duration = Duration::from_secs(10);
 
 /// Why the dataplane did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +120,7 @@ impl Dataplane {
                     std::process::abort();
                 }
             })?;
-        watch_over(handle.clone())?;
+        watchdog::watch_over(Arc::clone(&handle.counters), watchdog::STALL)?;
         Ok(Self {
             loader,
             factory,
@@ -336,27 +335,4 @@ fn retry<T>(mut open: impl FnMut() -> Result<T, SocketError>) -> Result<T, Socke
             outcome => return outcome,
         }
     }
-}
-
-/// Ends the process when the worker stands still.
-fn watch_over(worker: WorkerHandle) -> io::Result<()> {
-    thread::Builder::new()
-        .name("sluice-watchdog".into())
-        .spawn(move || {
-            let (mut loops, mut moved) = (0, Instant::now());
-            loop {
-                thread::sleep(Duration::from_secs(1));
-                let now = worker.counters.loops.get();
-                if now != loops {
-                    (loops, moved) = (now, Instant::now());
-                } else if std::sync::Arc::strong_count(&worker.counters) == 1 {
-                    // The dataplane was stopped.
-                    return;
-                } else if moved.elapsed() > STALL {
-                    tracing::error!("the worker stands still: ending");
-                    std::process::abort();
-                }
-            }
-        })?;
-    Ok(())
 }

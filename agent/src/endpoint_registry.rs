@@ -101,6 +101,39 @@ impl EndpointSpec {
     }
 }
 
+/// Whether an endpoint's policy is audited: what it denies is forwarded and reported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditMode {
+    /// Audited.
+    On,
+    /// Enforced.
+    Off,
+    /// As the agent was started (`--policy-audit-mode`).
+    #[default]
+    Inherit,
+}
+
+impl AuditMode {
+    /// Whether to audit, where `agent` is the agent's own mode.
+    #[must_use]
+    pub const fn audits(self, agent: bool) -> bool {
+        match self {
+            Self::On => true,
+            Self::Off => false,
+            Self::Inherit => agent,
+        }
+    }
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde calls it with a reference"
+    )]
+    const fn is_inherited(&self) -> bool {
+        matches!(self, Self::Inherit)
+    }
+}
+
 /// An endpoint with its place in the worker's tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -109,6 +142,9 @@ pub struct Endpoint {
     /// What it was added with.
     #[serde(flatten)]
     pub spec: EndpointSpec,
+    /// Set by `sluice endpoint config`.
+    #[serde(default, skip_serializing_if = "AuditMode::is_inherited")]
+    pub audit: AuditMode,
 }
 
 /// An endpoint was refused, or the registry cannot be kept.
@@ -327,10 +363,28 @@ impl EndpointRegistry {
         let key = self.free_key().ok_or(RegistryError::Full {
             capacity: self.capacity,
         })?;
-        let endpoint = Endpoint { key, spec };
+        let endpoint = Endpoint {
+            key,
+            spec,
+            audit: AuditMode::default(),
+        };
         let mut contents = self.contents.clone();
         contents.generations.insert(key.slot.0, key.generation.0);
         contents.endpoints.push(endpoint.clone());
+        self.store(contents)?;
+        Ok(endpoint)
+    }
+
+    /// Sets whether an endpoint audits, and returns it as it is now.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] or [`RegistryError::Io`]; nothing changed then.
+    pub fn set_audit(&mut self, pod: &PodName, audit: AuditMode) -> Result<Endpoint, RegistryError> {
+        let mut contents = self.contents.clone();
+        let endpoint = contents.endpoints.iter_mut().find(|e| e.spec.pod == *pod);
+        let endpoint = endpoint.ok_or_else(|| RegistryError::Unknown { pod: pod.clone() })?;
+        endpoint.audit = audit;
+        let endpoint = endpoint.clone();
         self.store(contents)?;
         Ok(endpoint)
     }
@@ -521,6 +575,33 @@ mod tests {
             Err(RegistryError::Unknown { .. })
         ));
         assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn audit_mode_survives_a_restart_and_ends_with_the_endpoint() {
+        let (_folder, path, mut registry) = registry(8);
+        let pod: PodName = "db/a".parse().unwrap();
+        registry.add(spec("db/a", "veth-a", "10.0.0.1")).unwrap();
+        assert_eq!(registry.get(&pod).unwrap().audit, AuditMode::Inherit);
+        for audit in [AuditMode::Off, AuditMode::Inherit, AuditMode::On] {
+            assert_eq!(registry.set_audit(&pod, audit).unwrap().audit, audit);
+            registry = EndpointRegistry::open(&path, 8).unwrap();
+            assert_eq!(registry.get(&pod).unwrap().audit, audit);
+        }
+        assert!(matches!(
+            registry.set_audit(&"db/b".parse().unwrap(), AuditMode::On),
+            Err(RegistryError::Unknown { .. })
+        ));
+        registry.remove(&pod).unwrap();
+        let again = registry.add(spec("db/a", "veth-a", "10.0.0.1")).unwrap();
+        assert_eq!(again.audit, AuditMode::Inherit, "another pod of the same name");
+    }
+
+    #[test]
+    fn only_an_endpoint_that_inherits_follows_the_agent() {
+        let modes = [AuditMode::On, AuditMode::Off, AuditMode::Inherit];
+        assert_eq!(modes.map(|mode| mode.audits(false)), [true, false, false]);
+        assert_eq!(modes.map(|mode| mode.audits(true)), [true, false, true]);
     }
 
     #[test]

@@ -283,9 +283,11 @@ fn judge(
     .into_iter()
     .flatten()
     .collect();
-    let is_dropped = steps.iter().any(|step| step.verdict == FlowVerdict::Dropped);
-    let verdict = if is_dropped {
+    let says = |verdict| steps.iter().any(|step| step.verdict == verdict);
+    let verdict = if says(FlowVerdict::Dropped) {
         FlowVerdict::Dropped
+    } else if says(FlowVerdict::Audit) {
+        FlowVerdict::Audit
     } else {
         FlowVerdict::Forwarded
     };
@@ -334,10 +336,10 @@ fn step(
     Step {
         pod: policy.pod.clone(),
         direction,
-        verdict: if reason.is_some() {
-            FlowVerdict::Dropped
-        } else {
-            FlowVerdict::Forwarded
+        verdict: match reason {
+            Some(_) if policy.audit => FlowVerdict::Audit,
+            Some(_) => FlowVerdict::Dropped,
+            None => FlowVerdict::Forwarded,
         },
         drop_reason: reason.map(Into::into),
         rule: decision.rule().and_then(|id| snapshot.rule(id)).map(Into::into),
@@ -367,6 +369,7 @@ mod tests {
                 ingress: Default::default(),
                 egress: Default::default(),
                 http: Vec::new(),
+                audit: false,
             }))
         };
         let key = ServiceKey {

@@ -21,6 +21,8 @@ pub enum FlowVerdict {
     Forwarded,
     /// Not sent on.
     Dropped,
+    /// Sent on although policy denies it, because the endpoint that denies it is in audit mode.
+    Audit,
 }
 
 /// Why something was dropped, with Hubble's number.
@@ -105,10 +107,10 @@ pub struct FlowRecord {
     pub time: Timestamp,
     /// What became of it.
     pub verdict: FlowVerdict,
-    /// Why it was dropped.
+    /// Why it was dropped, or would have been.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<FlowDropReason>,
-    /// The endpoint's direction whose policy denied it.
+    /// The endpoint's direction whose policy denies it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
     /// Transport protocol, as users write it.
@@ -158,11 +160,20 @@ impl FlowRecord {
                 direction,
                 rule: id,
             } => (Some(reason), direction, [rule(direction, id), None], None),
+            FlowEventKind::Audited {
+                reason,
+                direction,
+                rule: id,
+            } => {
+                let direction = Some(direction);
+                (Some(reason), direction, [rule(direction, id), None], None)
+            }
             FlowEventKind::HttpRequest {
                 denied,
                 direction,
                 method,
                 path,
+                audited: _,
             } => {
                 let http = FlowHttp::Request {
                     method: method.to_text(),
@@ -188,10 +199,12 @@ impl FlowRecord {
         Self {
             // Beyond year 9999 only when the clock is nonsense.
             time: Timestamp::from_nanosecond(event.time_ns.into()).unwrap_or(Timestamp::MAX),
-            verdict: if reason.is_some() {
-                FlowVerdict::Dropped
-            } else {
-                FlowVerdict::Forwarded
+            verdict: match event.kind {
+                FlowEventKind::Audited { .. } | FlowEventKind::HttpRequest { audited: true, .. } => {
+                    FlowVerdict::Audit
+                }
+                _ if reason.is_some() => FlowVerdict::Dropped,
+                _ => FlowVerdict::Forwarded,
             },
             drop_reason: reason.map(FlowDropReason::from),
             direction,
@@ -239,10 +252,11 @@ impl FlowRecord {
 
     fn write_line(&self, out: &mut String, colour: bool) -> fmt::Result {
         let paint = |code: &'static str| if colour { code } else { "" };
-        let (dim, red, green, plain) = (
+        let (dim, red, green, yellow, plain) = (
             paint("\x1b[2m"),
             paint("\x1b[31m"),
             paint("\x1b[32m"),
+            paint("\x1b[33m"),
             paint("\x1b[0m"),
         );
         write!(out, "{dim}{:.3}{plain}: ", self.time)?;
@@ -269,6 +283,7 @@ impl FlowRecord {
         match self.verdict {
             FlowVerdict::Forwarded => write!(out, " {green}FORWARDED{plain}")?,
             FlowVerdict::Dropped => write!(out, " {red}DROPPED{plain}")?,
+            FlowVerdict::Audit => write!(out, " {yellow}AUDIT{plain}")?,
         }
         if let Some(reason) = &self.drop_reason {
             write!(out, " {} ({})", reason.text, reason.code)?;
@@ -437,6 +452,7 @@ mod tests {
         let kind = FlowEventKind::HttpRequest {
             denied: Some(DropReason::HttpDenied),
             direction: Some(Direction::Ingress),
+            audited: false,
             method: InlineText::new(b"GET"),
             path: InlineText::new(b"/\x1b]0;x\x07\n\xff\""),
         };
@@ -445,6 +461,46 @@ mod tests {
         assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
         assert!(line.contains("http-request \"GET /"), "{line}");
         assert!(line.contains("HTTP request denied (240)"), "{line}");
+    }
+
+    #[test]
+    fn audited_flow_says_what_would_have_denied_it() {
+        let kind = FlowEventKind::Audited {
+            reason: DropReason::PolicyDenyRule,
+            direction: Direction::Ingress,
+            rule: Some(RuleId(0)),
+        };
+        let record = FlowRecord::new(&event(kind), &snapshot(), &names());
+        assert_eq!(record.verdict, FlowVerdict::Audit);
+        let line = record.line(false);
+        assert!(
+            line.ends_with(
+                "TCP AUDIT Policy denied by denylist (181) at ingress by cnp db/l7-rule ingress[0]"
+            ),
+            "{line}"
+        );
+        assert!(record.line(true).contains("\x1b[33mAUDIT\x1b[0m"));
+        let json = serde_json::to_string(&record).unwrap();
+        assert!(json.contains(r#""verdict":"audit""#), "{json}");
+        assert_eq!(serde_json::from_str::<FlowRecord>(&json).unwrap(), record);
+    }
+
+    #[test]
+    fn audited_request_is_no_drop() {
+        let kind = FlowEventKind::HttpRequest {
+            denied: Some(DropReason::HttpDenied),
+            direction: Some(Direction::Egress),
+            audited: true,
+            method: InlineText::new(b"GET"),
+            path: InlineText::new(b"/metrics"),
+        };
+        let record = FlowRecord::new(&event(kind), &snapshot(), &names());
+        assert_eq!(record.verdict, FlowVerdict::Audit);
+        assert!(
+            record
+                .line(false)
+                .ends_with("http-request \"GET /metrics\" AUDIT HTTP request denied (240) at egress")
+        );
     }
 
     #[test]

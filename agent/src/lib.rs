@@ -18,3 +18,4 @@ pub mod names;
 pub mod node;
 pub mod pump;
 pub mod supervisor;
+pub mod watchdog;

@@ -207,6 +207,18 @@ impl Collector for Scrape {
             "Packets and requests dropped, by reason and policy direction",
             drops,
         )?;
+        let audited = [
+            ("ingress", status.audited.ingress),
+            ("egress", status.audited.egress),
+        ];
+        let audited = audited.map(|(direction, value)| (vec![("direction", direction.to_owned())], value));
+        family(
+            e,
+            Counter,
+            "policy_audited",
+            "Flows and HTTP requests that policy denies and that passed in audit mode",
+            audited,
+        )?;
         family(
             e,
             Counter,
@@ -375,7 +387,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::api::status::{DropCount, WorkerStatus};
+    use crate::api::status::{AuditCount, DropCount, WorkerStatus};
 
     fn status() -> Status {
         Status {
@@ -388,6 +400,10 @@ mod tests {
                 direction: Some(Direction::Ingress),
                 packets: 3,
             }],
+            audited: AuditCount {
+                ingress: 5,
+                egress: 0,
+            },
             workers: vec![WorkerStatus {
                 id: 0,
                 revision: 6,
@@ -403,6 +419,8 @@ mod tests {
         for line in [
             r#"sluice_drops_total{reason="Policy denied",code="133",direction="ingress"} 3"#,
             "sluice_forwarded_packets_total 41",
+            r#"sluice_policy_audited_total{direction="ingress"} 5"#,
+            r#"sluice_policy_audited_total{direction="egress"} 0"#,
             "sluice_policy_revision 7",
             r#"sluice_worker_revision{worker="0"} 6"#,
             "sluice_ready 1",

@@ -23,12 +23,13 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use crate::api::status::{
-    DropCount, EndpointStatus, FrameCount, SourceStatus, StageCount, Status, WorkerStatus, XdpMode,
+    AuditCount, DropCount, EndpointStatus, FrameCount, SourceStatus, StageCount, Status, WorkerStatus,
+    XdpMode,
 };
 use crate::api::{AgentState, ApiError, Command, ErrorCode, Server};
 use crate::cli::{AgentArgs, PodTuning};
 use crate::dataplane::{Dataplane, DataplaneConfig};
-use crate::endpoint_registry::{self, Endpoint, EndpointRegistry, EndpointSpec, RegistryError};
+use crate::endpoint_registry::{self, AuditMode, Endpoint, EndpointRegistry, EndpointSpec, RegistryError};
 use crate::metrics::MetricsServer;
 use crate::node::{
     Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, tuning,
@@ -114,6 +115,8 @@ struct Supervisor {
     node_name: String,
     manifests: String,
     pod_tuning: PodTuning,
+    /// `--policy-audit-mode`.
+    audit: bool,
     state: AgentState,
     registry: EndpointRegistry,
     reconciler: Reconciler,
@@ -161,6 +164,7 @@ impl Supervisor {
             node_name,
             manifests: args.manifests.display().to_string(),
             pod_tuning: args.pod_tuning,
+            audit: args.policy_audit_mode,
             state,
             registry,
             reconciler,
@@ -258,6 +262,9 @@ impl Supervisor {
             Command::AddEndpoint(spec, answer) => {
                 answer.send(self.add(spec).await).ok();
             }
+            Command::ConfigureEndpoint(pod, audit, answer) => {
+                answer.send(self.configure(&pod, audit)).ok();
+            }
             Command::DeleteEndpoint(pod, answer) => {
                 answer.send(self.delete(&pod).await).ok();
             }
@@ -290,6 +297,29 @@ impl Supervisor {
         Ok(self.endpoint_status(&endpoint))
     }
 
+    fn configure(&mut self, pod: &PodName, audit: AuditMode) -> Result<EndpointStatus, ApiError> {
+        let endpoint = self
+            .registry
+            .set_audit(pod, audit)
+            .map_err(|error| refused(&error))?;
+        tracing::info!(%pod, ?audit, "audit mode");
+        self.introduce(&endpoint);
+        Ok(self.endpoint_status(&endpoint))
+    }
+
+    /// Tells control of an endpoint, and the worker what came of it.
+    fn introduce(&mut self, endpoint: &Endpoint) {
+        let spec = &endpoint.spec;
+        self.control.endpoint_add(LocalEndpoint {
+            key: endpoint.key,
+            pod: spec.pod.clone(),
+            addresses: spec.addresses().collect(),
+            audit: endpoint.audit.audits(self.audit),
+        });
+        let snapshot = Arc::clone(&self.control.snapshots().borrow());
+        self.publish(snapshot);
+    }
+
     async fn delete(&mut self, pod: &PodName) -> Result<EndpointStatus, ApiError> {
         let Some(endpoint) = self.registry.get(pod).cloned() else {
             return Err(ApiError::new(
@@ -312,13 +342,7 @@ impl Supervisor {
             .with_context(|| format!("interface {} is gone", spec.interface))?;
         let mode = block_in_place(|| self.dataplane.close(endpoint, &device))?;
         self.reconcile().await;
-        self.control.endpoint_add(LocalEndpoint {
-            key: endpoint.key,
-            pod: spec.pod.clone(),
-            addresses: spec.addresses().collect(),
-        });
-        let snapshot = Arc::clone(&self.control.snapshots().borrow());
-        self.publish(snapshot);
+        self.introduce(endpoint);
         block_in_place(|| self.dataplane.open(endpoint, &device, mode))?;
         let mut warnings = Vec::new();
         if self.pod_tuning != PodTuning::Off {
@@ -450,6 +474,7 @@ impl Supervisor {
             endpoint: endpoint.clone(),
             is_ready: waits_for.is_none(),
             waits_for: waits_for.map(Into::into),
+            audits: policy.is_some_and(|policy| policy.audit),
             identity: policy.map(|policy| policy.identity.0),
             mode: attached.map(|attached| xdp_mode(attached.mode)),
             forwarded: received.saturating_sub(dropped),
@@ -510,6 +535,9 @@ impl Supervisor {
             }
             Err(error) => warnings.push(error.to_string()),
         }
+        if self.audit {
+            warnings.push("policy is audited and not enforced (--policy-audit-mode)".into());
+        }
         if let Some(since) = source.stale_since {
             warnings.push(format!(
                 "{} cannot be read since {since}: the last good state is enforced",
@@ -541,6 +569,10 @@ impl Supervisor {
             }],
             endpoints,
             forwarded: counters.forwarded_packets.get(),
+            audited: AuditCount {
+                ingress: counters.audited(Direction::Ingress).get(),
+                egress: counters.audited(Direction::Egress).get(),
+            },
             drops: drops.filter(|drop| drop.packets > 0).collect(),
             stages: stages.collect(),
             frames,
@@ -584,6 +616,7 @@ fn refused(error: &RegistryError) -> ApiError {
         | RegistryError::InterfaceInUse { .. }
         | RegistryError::PodInUse { .. } => ErrorCode::Conflict,
         RegistryError::Io { .. } => ErrorCode::Failed,
+        RegistryError::Unknown { .. } => ErrorCode::NotFound,
         _ => ErrorCode::InvalidArgument,
     };
     ApiError::new(code, error)

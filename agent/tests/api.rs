@@ -11,7 +11,7 @@ use agent::api::{
     Status,
 };
 use agent::capture::CapturedPacket;
-use agent::endpoint_registry::{Endpoint, EndpointSpec};
+use agent::endpoint_registry::{AuditMode, Endpoint, EndpointSpec};
 use agent::flow_log::{FlowFilter, KEPT_RECORDS};
 use agent::flow_record::{FlowPeer, FlowRecord, FlowVerdict};
 use jiff::Timestamp;
@@ -46,6 +46,12 @@ fn agent() -> Agent {
                     ..Status::default()
                 })),
                 Command::AddEndpoint(spec, answer) => drop(answer.send(Ok(endpoint(spec)))),
+                Command::ConfigureEndpoint(_, audit, answer) => {
+                    let mut endpoint = endpoint(spec());
+                    endpoint.endpoint.audit = audit;
+                    endpoint.audits = audit.audits(false);
+                    drop(answer.send(Ok(endpoint)));
+                }
                 Command::DeleteEndpoint(pod, answer) => {
                     let message = format!("pod: {pod} has no endpoint");
                     drop(answer.send(Err(ApiError {
@@ -84,9 +90,11 @@ fn endpoint(spec: EndpointSpec) -> EndpointStatus {
                 generation: SlotGeneration(1),
             },
             spec,
+            audit: AuditMode::Inherit,
         },
         is_ready: true,
         waits_for: None,
+        audits: false,
         identity: Some(300),
         mode: None,
         forwarded: 1,
@@ -150,6 +158,14 @@ async fn requests_are_answered_by_the_owner_of_the_state() {
         ask(Request::EndpointList).await.unwrap(),
         Reply::Endpoints(vec![endpoint(spec())])
     );
+    let configured = ask(Request::EndpointConfig {
+        pod: "db/a".parse().unwrap(),
+        audit: AuditMode::On,
+    });
+    let Reply::Endpoint(configured) = configured.await.unwrap() else {
+        panic!()
+    };
+    assert!(configured.audits && configured.endpoint.audit == AuditMode::On);
     let refused = ask(Request::EndpointDelete {
         pod: "db/x".parse().unwrap(),
     })

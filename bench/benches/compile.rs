@@ -86,6 +86,7 @@ fn cluster(local: usize) -> Index {
                 },
                 pod: name,
                 addresses: addresses.unwrap_or_default(),
+                audit: false,
             });
         }
     }

@@ -173,6 +173,7 @@ pub fn snapshot(count: usize, http: &[HttpRule]) -> Snapshot {
         ingress: Arc::new(ingress),
         egress: Arc::new(PolicyTable::unenforced()),
         http,
+        audit: false,
     };
     let mut endpoints = vec![None; 16];
     endpoints[CLIENT.key().slot.index()] = Some(Arc::new(policy(

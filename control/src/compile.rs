@@ -67,6 +67,7 @@ pub(crate) fn endpoint_policy(
         ingress: Arc::clone(&tables.ingress),
         egress: Arc::clone(&tables.egress),
         http: tables.http.clone(),
+        audit: false,
     }
 }
 

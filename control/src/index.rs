@@ -39,6 +39,8 @@ pub struct LocalEndpoint {
     pub pod: PodName,
     /// The pod's addresses, from CNI or netlink.
     pub addresses: Vec<IpAddr>,
+    /// Whether its policy is audited and not enforced.
+    pub audit: bool,
 }
 
 /// A pod and what is derived from it.

@@ -122,6 +122,11 @@ impl Restored {
                     )
                 }
             };
+            // Not the persisted mode: an agent that is started to enforce must not audit until it has read its manifests.
+            let policy = EndpointPolicy {
+                audit: endpoint.audit,
+                ..policy
+            };
             let policy = match previous.endpoint(endpoint.key) {
                 Some(before) if before.same_content(&policy) => Arc::clone(before),
                 _ => Arc::new(policy),

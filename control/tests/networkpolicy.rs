@@ -112,6 +112,7 @@ impl Cluster {
                 key,
                 pod: name,
                 addresses: vec![addr],
+                audit: false,
             });
         }
     }

@@ -87,6 +87,7 @@ fn endpoint(slot: u16, pod: &str, addr: &str) -> LocalEndpoint {
         key: key(slot),
         pod: pod.parse().expect("namespace/name"),
         addresses: vec![addr.parse().expect("address")],
+        audit: false,
     }
 }
 

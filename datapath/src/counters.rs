@@ -95,6 +95,7 @@ pub struct SlotCounters {
 #[derive(Debug)]
 pub struct Counters {
     dropped: Box<[[Counter; 256]; 3]>,
+    audited: [Counter; 2],
     stages: [Counter; Stage::ALL.len()],
     slots: Vec<SlotCounters>,
     /// Packets sent on.
@@ -133,6 +134,7 @@ impl Default for Counters {
             dropped: Box::new(std::array::from_fn(|_| {
                 std::array::from_fn(|_| Counter::default())
             })),
+            audited: std::array::from_fn(|_| Counter::default()),
             stages: std::array::from_fn(|_| Counter::default()),
             slots: (0..SLOTS).map(|_| SlotCounters::default()).collect(),
             forwarded_packets: Counter::default(),
@@ -184,6 +186,15 @@ impl Counters {
             .iter()
             .map(|reason| self.dropped_in_all(*reason))
             .sum()
+    }
+
+    /// Flows, and HTTP requests, that the policy of `direction` would have denied, had it not been in audit mode.
+    #[must_use]
+    pub const fn audited(&self, direction: Direction) -> &Counter {
+        match direction {
+            Direction::Ingress => &self.audited[0],
+            Direction::Egress => &self.audited[1],
+        }
     }
 
     /// Packets that entered `stage`.

@@ -56,12 +56,23 @@ pub enum FlowEventKind {
         /// The deny rule, if one decided.
         rule: Option<RuleId>,
     },
+    /// A flow passes only because an endpoint is in audit mode.
+    Audited {
+        /// Why it would have been dropped.
+        reason: DropReason,
+        /// The policy direction that would have denied it.
+        direction: Direction,
+        /// The deny rule, if one decided.
+        rule: Option<RuleId>,
+    },
     /// An HTTP request was judged.
     HttpRequest {
         /// Why it was denied; `None` when it was forwarded.
         denied: Option<DropReason>,
         /// The policy direction that denied it.
         direction: Option<Direction>,
+        /// Whether it was forwarded all the same, because that direction is in audit mode.
+        audited: bool,
         /// Method.
         method: InlineText<EVENT_METHOD_BYTES>,
         /// Request target.

@@ -12,7 +12,7 @@ use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapsho
 
 use crate::capture::{Capture, CapturedPacket};
 use crate::conntrack::table::Found;
-use crate::conntrack::{Conntrack, EntryId, TcpState};
+use crate::conntrack::{Conntrack, Entry, EntryId, EntryVerdict, InsertError, TcpState};
 use crate::counters::{Counters, Stage};
 use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::FlowDirection;
@@ -304,16 +304,25 @@ impl Graph {
         self.counters.l7_flows.set(self.l7.len() as u64);
     }
 
-    /// Forgets a closed flow in favour of the one that the packet begins; its L7 state stays for that one, because it knows
+    /// Puts a new flow in the place of the closed one on the same tuple. A gated one takes over the L7 state, because that knows
     /// which handshake is over.
-    pub(crate) fn reopen(&mut self, id: EntryId) -> Option<u32> {
-        let mut entry = self.conntrack.remove(id)?;
-        let l7 = entry.l7.take();
-        forget(&mut self.translations, &mut self.l7, &entry);
-        if let Some(index) = l7 {
+    ///
+    /// # Errors
+    /// [`InsertError`]; nothing is changed then.
+    pub(crate) fn reopen(&mut self, id: EntryId, mut entry: Entry) -> Result<EntryId, InsertError> {
+        let former = self.conntrack.get(id).copied();
+        if matches!(entry.verdict, EntryVerdict::AllowHttp { .. }) {
+            entry.l7 = former.and_then(|former| former.l7);
+        }
+        let new = self.conntrack.replace(id, entry, self.clock.seconds())?;
+        if let Some(index) = entry.l7 {
             self.l7.reopen(index);
         }
-        l7
+        if let Some(mut former) = former {
+            former.l7 = former.l7.filter(|_| entry.l7.is_none());
+            forget(&mut self.translations, &mut self.l7, &former);
+        }
+        Ok(new)
     }
 
     /// Drops a packet of a flow that policy allows.
@@ -505,7 +514,7 @@ impl Graph {
 }
 
 /// What goes with a conntrack entry.
-fn forget(translations: &mut Translations, l7: &mut L7Flows, entry: &crate::conntrack::Entry) {
+fn forget(translations: &mut Translations, l7: &mut L7Flows, entry: &Entry) {
     if let Some(translation) = &entry.translation {
         translations.forget(entry.source.slot, &entry.key, translation);
     }
@@ -525,8 +534,8 @@ pub struct Tracked {
     pub destination: EndpointKey,
     /// TCP state of the flow once the packet has passed.
     pub tcp: TcpState,
-    /// L7 state that a new flow takes over from the closed one on the same tuple.
-    pub l7: Option<u32>,
+    /// The closed flow on the same tuple whose place a new one takes.
+    pub replaces: Option<EntryId>,
 }
 
 /// A packet that may pass as far as L3 and L4 go.

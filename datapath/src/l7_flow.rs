@@ -42,6 +42,8 @@ pub struct L7Flow {
     pub server_window: u16,
     /// Another SYN that the client sent into an open connection; a server that has forgotten the connection takes it.
     pub pending: Option<u32>,
+    /// The request whose head is under way was reported in audit mode already.
+    pub is_head_audited: bool,
     /// Where the two streams of the last open connection began; the server's repeated SYN-ACK must not open the gate again.
     last_opened: Option<(u32, u32)>,
     owner: Slot,
@@ -57,6 +59,7 @@ impl L7Flow {
             server_timestamp: None,
             server_window: 0,
             pending: None,
+            is_head_audited: false,
             last_opened: None,
             owner: Slot::NONE,
             in_use: false,
@@ -71,6 +74,7 @@ impl L7Flow {
         }
         self.last_opened = Some((client_next, server_next));
         self.pending = None;
+        self.is_head_audited = false;
         self.phase = Phase::Open {
             client_next,
             server_next,

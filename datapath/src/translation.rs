@@ -212,17 +212,19 @@ impl Translations {
             .map(|known| known.key)
     }
 
+    /// Whether the translation of this very flow is in the table; another flow to the same frontend may have taken its place.
+    #[must_use]
+    pub fn holds(&self, sender: Slot, key: &FlowKey, translation: &Translation) -> bool {
+        self.find(sender, &sent(key, translation)) == Some(*key)
+    }
+
     /// Forgets the translation of a flow that conntrack has forgotten.
     pub fn forget(&mut self, sender: Slot, key: &FlowKey, translation: &Translation) {
         let sticky_key = StickyKey {
             sender,
             sent: sent(key, translation),
         };
-        if self
-            .sticky
-            .get(&sticky_key)
-            .is_some_and(|known| known.key == *key)
-        {
+        if self.holds(sender, key, translation) {
             self.sticky.remove(&sticky_key);
             self.shares.give_back(sender);
         }

@@ -5,24 +5,26 @@
 //! read once per iteration.
 //! Sockets are opened and closed elsewhere and handed over by [`Command`]s.
 
+mod command;
+mod served;
+mod wall_clock;
+
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use policy::{DropReason, EndpointKey, Slot, Snapshot};
 
-use crate::capture::Capture;
+pub use self::command::{Command, CommandError, WorkerAudit, WorkerHandle};
+use self::served::{Served, arm, disarm, flush, queue};
+use self::wall_clock::WallClock;
 use crate::counters::Counters;
-use crate::event::FlowEvent;
 use crate::graph::{Clock, Graph, GraphConfig};
 use crate::interface::InterfaceConfig;
-use crate::xsk::frame::Audit;
-use crate::xsk::{Frames, IoId, IoStatistics, Packet, PacketIo};
+use crate::xsk::{Frames, Packet, PacketIo};
 
 /// Packets taken from one interface in one turn.
 const RX_BATCH: usize = 32;
@@ -39,9 +41,6 @@ const IDLE_POSTED: usize = 256;
 /// Most frames posted per interface.
 const MOST_POSTED: usize = 1024;
 
-/// Most frames that one interface may hold in transmission; beyond, packets for it are dropped and counted.
-const MOST_TRANSMITTING: usize = 1024;
-
 /// Places of each table looked at per sweep: the whole of the default conntrack table in half a second.
 const SWEEP_BUDGET: usize = 512;
 
@@ -50,15 +49,6 @@ const MOST_PERIODS: usize = 128;
 
 /// Time between sweeps.
 const SWEEP_PERIOD_NS: u64 = 1_000_000;
-
-/// Commands that may wait.
-const COMMANDS: usize = 256;
-
-/// Flow events that may wait for the agent.
-const EVENTS: usize = 16_384;
-
-/// Former snapshots that may wait to be freed.
-const RETIRED: usize = 64;
 
 /// How long an idle worker sleeps at most: expiry and heartbeat go on.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
@@ -87,138 +77,6 @@ impl Default for WorkerConfig {
             spin: Duration::from_micros(50),
         }
     }
-}
-
-/// State of the worker's frames and rings, on request.
-#[derive(Debug, Clone)]
-pub struct WorkerAudit {
-    /// Frames by owner.
-    pub frames: Audit,
-    /// Frames that the worker holds on purpose (early fragments).
-    pub held: usize,
-    /// Ring counters per interface.
-    pub interfaces: Vec<(EndpointKey, IoStatistics)>,
-}
-
-/// What others ask of a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Begin to serve an interface.
-    Attach {
-        /// The interface.
-        config: InterfaceConfig,
-        /// Its rings.
-        io: Box<dyn PacketIo>,
-        /// Told when packets are served.
-        done: Sender<()>,
-    },
-    /// Stop serving an interface; its flows are forgotten.
-    Detach {
-        /// The interface's slot and occupant.
-        key: EndpointKey,
-        /// Gets the rings, which must be dropped off the worker and then reclaimed; `None` when the interface is not served.
-        done: Sender<Option<Box<dyn PacketIo>>>,
-    },
-    /// Take back the frames of rings that are closed.
-    Reclaim {
-        /// The rings.
-        id: IoId,
-        /// Told how many frames came back.
-        done: Sender<usize>,
-    },
-    /// Count frames.
-    Audit {
-        /// Gets the count.
-        done: Sender<WorkerAudit>,
-    },
-    /// End the loop.
-    Stop,
-}
-
-/// Why a command did not reach the worker.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// Too many commands wait.
-    #[error("the worker's command queue is full")]
-    Full,
-    /// The worker could not be woken.
-    #[error("cannot wake the worker: {0}")]
-    Wake(#[from] io::Error),
-}
-
-/// What the rest of the process shares with a worker.
-#[derive(Debug, Clone)]
-pub struct WorkerHandle {
-    commands: Arc<ArrayQueue<Command>>,
-    waker: Arc<Waker>,
-    /// The snapshot; publish by [`ArcSwap::store`].
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Counters.
-    pub counters: Arc<Counters>,
-    /// Flow events, oldest first; the worker drops and counts those that find it full.
-    pub events: Arc<ArrayQueue<FlowEvent>>,
-    /// Packet capture.
-    pub capture: Arc<Capture>,
-    /// Snapshots that the worker no longer uses, to be freed by others.
-    pub retired: Arc<ArrayQueue<Arc<Snapshot>>>,
-}
-
-impl WorkerHandle {
-    /// Hands a command to the worker and wakes it.
-    ///
-    /// # Errors
-    /// [`CommandError`]; the command was not taken.
-    pub fn send(&self, command: Command) -> Result<(), CommandError> {
-        self.commands
-            .push(command)
-            .map_err(|_refused| CommandError::Full)?;
-        Ok(self.waker.wake()?)
-    }
-
-    /// Publishes a snapshot and wakes the worker, so that it is in force at once.
-    ///
-    /// # Errors
-    /// The worker could not be woken; it still sees the snapshot at its next loop.
-    pub fn publish(&self, snapshot: Arc<Snapshot>) -> Result<(), CommandError> {
-        self.snapshot.store(snapshot);
-        Ok(self.waker.wake()?)
-    }
-}
-
-/// Time of day for flow events: read from the system once a [`SWEEP_PERIOD_NS`], carried on by the monotonic clock in between.
-#[derive(Debug, Default)]
-struct WallClock {
-    unix_ns: u64,
-    read_at: Option<u64>,
-}
-
-impl WallClock {
-    fn at(&mut self, mono_ns: u64) -> u64 {
-        let since = self.read_at.map(|read_at| mono_ns.saturating_sub(read_at));
-        match since {
-            Some(since) if since < SWEEP_PERIOD_NS => self.unix_ns.saturating_add(since),
-            _ => {
-                let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                self.unix_ns = u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX);
-                self.read_at = Some(mono_ns);
-                self.unix_ns
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Served {
-    key: EndpointKey,
-    io: Box<dyn PacketIo>,
-    /// Frames to keep posted.
-    level: usize,
-    /// Fewest posted frames seen before a refill, since the level was last looked at.
-    fewest: usize,
-    /// Packets wait in the tx ring.
-    dirty: bool,
-    /// Its socket is registered for sleeping.
-    armed: bool,
 }
 
 /// One worker.
@@ -254,48 +112,6 @@ fn idle_level(total: usize, interfaces: usize) -> usize {
     (total / 4 / interfaces.max(1)).clamp(LEAST_POSTED, IDLE_POSTED)
 }
 
-/// Registers the socket of an interface, so that its packets end a sleep; whether it is registered now.
-fn arm(registry: &Registry, io: &dyn PacketIo, key: EndpointKey) -> bool {
-    let Some(fd) = io.fd() else { return false };
-    match registry.register(&mut SourceFd(&fd), Token(key.slot.index()), Interest::READABLE) {
-        Ok(()) => true,
-        Err(error) => {
-            // The interface is still served at every wake-up for another reason, at the latest after LONGEST_SLEEP.
-            tracing::warn!(%error, slot = key.slot.0, "cannot sleep on the interface's socket");
-            false
-        }
-    }
-}
-
-/// Takes the registration back: as long as it stands, each packet of the pod runs `ep_poll_callback`, on the pod's CPU.
-fn disarm(registry: &Registry, served: &mut Served) {
-    served.armed = false;
-    if let Some(fd) = served.io.fd()
-        && let Err(error) = registry.deregister(&mut SourceFd(&fd))
-    {
-        tracing::debug!(%error, slot = served.key.slot.0, "socket was not polled");
-    }
-}
-
-/// Hands queued packets to the kernel.
-fn flush(served: &mut Served, graph: &mut Graph) {
-    if let Err(error) = served.io.flush(graph.frames_mut()) {
-        // The device is going; its frames come back with `Reclaim`.
-        tracing::debug!(%error, slot = served.key.slot.0, "transmit");
-    }
-}
-
-/// Queues a packet for an interface; hands it back where the interface has its share of frames or its ring is full.
-fn queue(served: &mut Served, graph: &mut Graph, packet: Packet) -> Result<(), (Packet, DropReason)> {
-    if served.io.transmitting() + packet.frames() > MOST_TRANSMITTING {
-        return Err((packet, DropReason::FrameQuota));
-    }
-    served
-        .io
-        .transmit(graph.frames_mut(), packet)
-        .map_err(|packet| (packet, DropReason::TxFull))
-}
-
 impl Worker {
     /// A worker over `frames`, and its handle.
     ///
@@ -304,15 +120,7 @@ impl Worker {
     pub fn new(config: &WorkerConfig, frames: Frames) -> io::Result<(Self, WorkerHandle)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let handle = WorkerHandle {
-            commands: Arc::new(ArrayQueue::new(COMMANDS)),
-            waker,
-            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
-            counters: Arc::new(Counters::default()),
-            events: Arc::new(ArrayQueue::new(EVENTS)),
-            retired: Arc::new(ArrayQueue::new(RETIRED)),
-            capture: Arc::new(Capture::default()),
-        };
+        let handle = WorkerHandle::new(waker);
         let graph = Graph::new(
             &config.graph,
             frames,
@@ -611,23 +419,5 @@ impl Worker {
     /// Slots that are served.
     pub fn slots(&self) -> impl Iterator<Item = Slot> {
         self.served.iter().map(|served| served.key.slot)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wall_clock_goes_on_with_the_monotonic_one_between_readings() {
-        let mut wall = WallClock::default();
-        let first = wall.at(5);
-        assert!(first > 0);
-        assert_eq!(wall.at(5 + SWEEP_PERIOD_NS - 1), first + SWEEP_PERIOD_NS - 1);
-        let read_again = wall.at(5 + SWEEP_PERIOD_NS);
-        assert!(
-            read_again != first + SWEEP_PERIOD_NS - 1,
-            "the system was not asked"
-        );
     }
 }

@@ -159,6 +159,12 @@ impl HttpGate {
         self.is_closed
     }
 
+    /// Takes back the denial of a client's segment: the gate stands where it stood before the segment, which may be judged again,
+    /// by other rules.
+    pub fn pardon(&mut self) {
+        self.is_closed = false;
+    }
+
     /// Judges a segment of the client.
     pub fn client(&mut self, segment: &Segment<'_>, rules: Rules<'_>, sink: &mut impl L7Sink) -> GateVerdict {
         if self.is_closed {

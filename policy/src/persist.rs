@@ -105,6 +105,9 @@ struct PersistedEndpoint {
     ingress: PersistedTable,
     egress: PersistedTable,
     http: Vec<Vec<HttpRule>>,
+    /// Absent in documents of before audit mode.
+    #[serde(default)]
+    audit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +189,7 @@ impl From<&EndpointPolicy> for PersistedEndpoint {
             ingress: PersistedTable::from(&*policy.ingress),
             egress: PersistedTable::from(&*policy.egress),
             http: policy.http.iter().map(|set| set.rules().to_vec()).collect(),
+            audit: policy.audit,
         }
     }
 }
@@ -288,6 +292,7 @@ impl PersistedEndpoint {
             ingress,
             egress,
             http,
+            audit,
         } = self;
         let http = http
             .into_iter()
@@ -310,6 +315,7 @@ impl PersistedEndpoint {
             identity6,
             generation,
             http,
+            audit,
         })
     }
 }

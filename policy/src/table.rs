@@ -198,6 +198,8 @@ pub struct EndpointPolicy {
     pub egress: Arc<PolicyTable>,
     /// Rule sets that decisions refer to by [`HttpIndex`].
     pub http: Vec<Arc<HttpRuleSet>>,
+    /// Whether the endpoint only audits: what its policy denies is forwarded and reported (Cilium's `policy-audit-mode`).
+    pub audit: bool,
 }
 
 impl EndpointPolicy {
@@ -230,6 +232,7 @@ impl EndpointPolicy {
     pub fn same_decisions(&self, other: &Self) -> bool {
         let same = |a: &Arc<PolicyTable>, b: &Arc<PolicyTable>| Arc::ptr_eq(a, b) || a == b;
         self.identity == other.identity
+            && self.audit == other.audit
             && self.identity6 == other.identity6
             && same(&self.ingress, &other.ingress)
             && same(&self.egress, &other.egress)

@@ -93,7 +93,7 @@ pub struct WorkerStatus {
 /// A line of `sluice flows -o json`
 #[derive(Debug, Clone, Deserialize)]
 pub struct Flow {
-    /// `forwarded` or `dropped`.
+    /// `forwarded`, `dropped` or `audit`.
     pub verdict: String,
     /// Why.
     pub drop_reason: Option<FlowDropReason>,

@@ -173,6 +173,11 @@ async fn answer(stream: UnixStream, state: &AgentState) -> io::Result<()> {
             .await
             .and_then(|deleted| deleted)
             .map(|endpoint| Reply::Endpoint(Box::new(endpoint))),
+        Request::EndpointConfig { pod, audit } => state
+            .ask(|sender| Command::ConfigureEndpoint(pod, audit, sender))
+            .await
+            .and_then(|configured| configured)
+            .map(|endpoint| Reply::Endpoint(Box::new(endpoint))),
         Request::EndpointList => state.ask(Command::ListEndpoints).await.map(Reply::Endpoints),
         Request::PolicyExplain(request) => {
             explanation::explain(&request, &state.snapshot.load(), &state.names.load())

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::status::EndpointStatus;
 use super::{ApiError, ErrorCode, Status};
 use crate::capture::CaptureTap;
-use crate::endpoint_registry::EndpointSpec;
+use crate::endpoint_registry::{AuditMode, EndpointSpec};
 use crate::flow_log::FlowLog;
 use crate::names::Names;
 
@@ -28,6 +28,12 @@ pub enum Command {
     AddEndpoint(EndpointSpec, oneshot::Sender<Result<EndpointStatus, ApiError>>),
     /// Deletes an endpoint; answered when its interface is free.
     DeleteEndpoint(PodName, oneshot::Sender<Result<EndpointStatus, ApiError>>),
+    /// Sets whether an endpoint's policy is audited; answered when that is published.
+    ConfigureEndpoint(
+        PodName,
+        AuditMode,
+        oneshot::Sender<Result<EndpointStatus, ApiError>>,
+    ),
     /// All endpoints.
     ListEndpoints(oneshot::Sender<Vec<EndpointStatus>>),
 }

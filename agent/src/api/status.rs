@@ -76,6 +76,15 @@ pub struct DropCount {
     pub packets: u64,
 }
 
+/// Flows, and HTTP requests, that policy denies and that passed because the endpoint audits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCount {
+    /// Towards endpoints.
+    pub ingress: u64,
+    /// From endpoints.
+    pub egress: u64,
+}
+
 /// Packets that entered one stage of the workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageCount {
@@ -109,6 +118,9 @@ pub struct EndpointStatus {
     /// Why not, if not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
+    /// Whether its policy is audited and not enforced.
+    #[serde(default)]
+    pub audits: bool,
     /// Identity, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<u32>,
@@ -148,6 +160,9 @@ pub struct Status {
     pub forwarded: u64,
     /// Packets dropped, by reason; reasons that never occurred are left out.
     pub drops: Vec<DropCount>,
+    /// What would have been dropped, had its endpoint not been in audit mode.
+    #[serde(default)]
+    pub audited: AuditCount,
     /// Packets by stage.
     pub stages: Vec<StageCount>,
     /// Frames.

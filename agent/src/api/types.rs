@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Status;
 use crate::capture::CapturedPacket;
-use crate::endpoint_registry::EndpointSpec;
+use crate::endpoint_registry::{AuditMode, EndpointSpec};
 use crate::explanation::{Explanation, ExplanationRequest};
 use crate::flow_log::FlowFilter;
 use crate::flow_record::FlowRecord;
@@ -26,6 +26,13 @@ pub enum Request {
     EndpointDelete {
         /// The pod.
         pod: PodName,
+    },
+    /// [`Reply::Endpoint`], as it is from now on.
+    EndpointConfig {
+        /// The pod.
+        pod: PodName,
+        /// Whether its policy is audited.
+        audit: AuditMode,
     },
     /// [`Reply::Endpoints`].
     EndpointList,

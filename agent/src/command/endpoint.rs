@@ -23,6 +23,7 @@ pub(super) async fn run(run_dir: &Path, command: EndpointCommand) -> anyhow::Res
             (Request::EndpointAdd(spec), Output::Text)
         }
         EndpointCommand::Delete { pod } => (Request::EndpointDelete { pod }, Output::Text),
+        EndpointCommand::Config { pod, audit } => (Request::EndpointConfig { pod, audit }, Output::Text),
         EndpointCommand::List { output } => (Request::EndpointList, output),
     };
     let endpoints = match Client::ask(run_dir, &request).await? {
@@ -56,6 +57,7 @@ pub(super) fn text(endpoints: &[EndpointStatus]) -> String {
                 endpoint.dropped.to_string(),
                 match &endpoint.waits_for {
                     Some(reason) => format!("waits for {reason}"),
+                    None if endpoint.is_ready && endpoint.audits => "ready, audit".into(),
                     None if endpoint.is_ready => "ready".into(),
                     None => "not ready".into(),
                 },

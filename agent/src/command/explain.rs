@@ -48,6 +48,7 @@ const fn verdict(verdict: FlowVerdict) -> &'static str {
     match verdict {
         FlowVerdict::Forwarded => "FORWARDED",
         FlowVerdict::Dropped => "DROPPED",
+        FlowVerdict::Audit => "AUDIT",
     }
 }
 

@@ -127,6 +127,14 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         "Packets:    {} forwarded, {dropped} dropped",
         status.forwarded
     )?;
+    let audited = &status.audited;
+    if audited.ingress + audited.egress != 0 {
+        writeln!(
+            out,
+            "Audited:    {} at ingress, {} at egress that policy denies",
+            audited.ingress, audited.egress
+        )?;
+    }
     let mut drops: Vec<_> = status.drops.iter().collect();
     drops.sort_by_key(|drop| std::cmp::Reverse(drop.packets));
     let rows: Vec<_> = drops

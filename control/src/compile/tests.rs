@@ -105,6 +105,7 @@ impl World {
                 key: key(slot),
                 pod,
                 addresses,
+                audit: false,
             });
         }
         world.compile();
@@ -833,6 +834,7 @@ fn an_endpoint_whose_pod_is_not_known_is_init_and_denied_both_ways() {
         key: key(40),
         pod: pod.clone(),
         addresses: vec![addr],
+        audit: false,
     });
     world.compile();
     assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
@@ -858,6 +860,7 @@ fn an_object_of_a_former_pod_gives_the_new_attachment_no_identity() {
         key: key(41),
         pod,
         addresses: vec![addr],
+        audit: false,
     });
     world.compile();
     assert_eq!(
@@ -1083,4 +1086,21 @@ fn explain_compiles_the_policy_of_pods_that_are_not_local() {
         (false, SideVerdict::DefaultDeny)
     );
     assert!(ask("db/nobody", "db/postgres").is_err());
+}
+
+#[test]
+fn audit_mode_changes_the_policy_of_its_endpoint_only() {
+    let mut world = with(&[FLASK_APP_TO_DB]);
+    let before = world.snapshot.clone();
+    let mut endpoint = world.index.endpoints().values().next().expect("endpoint").clone();
+    endpoint.audit = true;
+    world.index.apply_endpoint(endpoint.clone());
+    world.compile();
+    for other in world.index.endpoints().values() {
+        let (old, new) = (before.endpoint(other.key), world.snapshot.endpoint(other.key));
+        let (old, new) = (old.expect("compiled"), new.expect("compiled"));
+        let is_changed = other.key == endpoint.key;
+        assert_eq!(new.audit, is_changed);
+        assert_eq!(old.generation != new.generation, is_changed);
+    }
 }

@@ -102,6 +102,7 @@ fn engine<'a>(objects: &[Value], cluster: &'a Cluster) -> impl Fn(&Flow) -> Verd
             key,
             pod: pod.name.parse().expect("namespace/name"),
             addresses: pod.addresses.clone(),
+            audit: false,
         });
     }
     let snapshot = compile::compile(&index, &Snapshot::default());

@@ -45,6 +45,17 @@ pub struct Stamp {
     pub ipcache: IpCacheGeneration,
 }
 
+/// What was reported of a flow that passes only because an endpoint audits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Audited {
+    /// The source's egress policy denies it.
+    pub egress: bool,
+    /// The destination's ingress policy denies it.
+    pub ingress: bool,
+    /// The gate would have refused something; nothing is judged any more.
+    pub l7: bool,
+}
+
 /// What is known of one flow.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
@@ -64,6 +75,8 @@ pub struct Entry {
     pub stamp: Stamp,
     /// The verdict.
     pub verdict: EntryVerdict,
+    /// What was reported in audit mode.
+    pub audited: Audited,
     /// TCP state.
     pub tcp: TcpState,
     /// TCP sequence numbers.
@@ -94,6 +107,7 @@ impl Entry {
             destination_identity: Identity::UNKNOWN,
             stamp: Stamp::default(),
             verdict: EntryVerdict::Undecided,
+            audited: Audited::default(),
             tcp: TcpState::Untracked,
             window: TcpWindow::default(),
             replied: false,

@@ -9,6 +9,6 @@ pub mod entry;
 pub mod table;
 pub mod tcp_state;
 
-pub use entry::{Entry, EntryVerdict, Translation};
+pub use entry::{Audited, Entry, EntryVerdict, Translation};
 pub use table::{Conntrack, EntryId, InsertError};
 pub use tcp_state::{TcpState, TcpWindow};

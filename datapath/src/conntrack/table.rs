@@ -228,10 +228,7 @@ impl Conntrack {
         if self.free.is_empty() {
             return Err(InsertError::Full);
         }
-        let beyond_quota = owner.is_endpoint() && self.flows_of(owner) >= self.quota;
-        if beyond_quota || !self.flows.admits(owner, self.free.len()) {
-            return Err(InsertError::Quota);
-        }
+        self.admit(owner, self.free.len())?;
         let hash = self.hash(&entry.key);
         let home = self.home(hash);
         let (probe, way) = (0..PROBES)
@@ -258,6 +255,45 @@ impl Conntrack {
         entry.live = true;
         entry.last_seen_s = now_s;
         *place = entry;
+        self.flows.take(owner);
+        self.ending.take(entry.destination.slot);
+        Ok(EntryId { index, generation })
+    }
+
+    /// Whether the slot may begin a flow in one of the `free` places.
+    fn admit(&self, owner: Slot, free: usize) -> Result<(), InsertError> {
+        let beyond_quota = owner.is_endpoint() && self.flows_of(owner) >= self.quota;
+        if beyond_quota || !self.flows.admits(owner, free) {
+            return Err(InsertError::Quota);
+        }
+        Ok(())
+    }
+
+    /// Puts a new flow in the place of one on the same tuple, whichever way each of them goes; a flow that is gone already, or
+    /// has another tuple, is not replaced. Whoever has begun the former one needs no further place.
+    ///
+    /// # Errors
+    /// [`InsertError`]; nothing is changed then, the former flow least of all.
+    pub fn replace(&mut self, former: EntryId, mut entry: Entry, now_s: u32) -> Result<EntryId, InsertError> {
+        let same_tuple = |other: &&Entry| other.key == entry.key || other.key == entry.key.reversed();
+        let Some(old) = self.get(former).filter(same_tuple).copied() else {
+            return self.insert(entry, now_s);
+        };
+        let owner = entry.source.slot;
+        if owner != old.source.slot {
+            self.admit(owner, self.free.len() + 1)?;
+        }
+        // The hash is the same for both directions, so the bucket's tag stays right.
+        let generation = former.generation.wrapping_add(1);
+        entry.hash = old.hash;
+        entry.generation = generation;
+        entry.live = true;
+        entry.last_seen_s = now_s;
+        let index = former.index;
+        let place = self.entries.get_mut(index as usize).ok_or(InsertError::Full)?;
+        *place = entry;
+        self.flows.give_back(old.source.slot);
+        self.ending.give_back(old.destination.slot);
         self.flows.take(owner);
         self.ending.take(entry.destination.slot);
         Ok(EntryId { index, generation })

@@ -13,51 +13,47 @@ use crate::wire::tcp::TcpFlags;
 ///
 /// # Errors
 /// The packet belongs to no flow and begins none, or contradicts its flow.
-pub fn run(graph: &mut Graph, transit: &Transit, found: Found) -> Result<Tracked, Refusal> {
+pub fn run(graph: &Graph, transit: &Transit, found: Found) -> Result<Tracked, Refusal> {
     let found = match found {
         Some((id, _)) if graph.conntrack.get(id).is_some() => found,
         _ => graph.conntrack.lookup(&transit.key, transit.hash),
     };
-    let mut l7 = None;
+    let mut replaces = None;
     if let Some((id, direction)) = found {
         match continue_flow(graph, transit, id, direction)? {
             Continued::Flow(tracked) => return Ok(tracked),
-            Continued::Reopened(index) => l7 = index,
+            Continued::Reopened => replaces = Some(id),
         }
     }
-    begin_flow(graph, transit)
-        .map(|tracked| Tracked { l7, ..tracked })
-        .inspect_err(|_refusal| {
-            if let Some(index) = l7 {
-                graph.l7.release(index);
-            }
-        })
+    let tracked = begin_flow(graph, transit)?;
+    Ok(Tracked { replaces, ..tracked })
 }
 
 /// What a packet with a known tuple does.
 enum Continued {
     /// It belongs to the flow.
     Flow(Tracked),
-    /// The flow was closed and the packet begins another, which takes over this L7 state.
-    Reopened(Option<u32>),
+    /// The flow was closed and the packet begins another. The old one stays known until the new one is: a SYN that is refused
+    /// must not make anything forgotten.
+    Reopened,
 }
 
 /// A packet of a known flow.
 fn continue_flow(
-    graph: &mut Graph,
+    graph: &Graph,
     transit: &Transit,
     id: EntryId,
     direction: FlowDirection,
 ) -> Result<Continued, Refusal> {
     let Some(entry) = graph.conntrack.get(id).copied() else {
-        return Ok(Continued::Reopened(None));
+        return Ok(Continued::Reopened);
     };
     let flags = match transit.headers.l4 {
         L4::Tcp(tcp) => Some(tcp.flags),
         _ => None,
     };
     if flags.is_some_and(TcpFlags::begins) && entry.tcp.may_reopen() {
-        return Ok(Continued::Reopened(graph.reopen(id)));
+        return Ok(Continued::Reopened);
     }
     check_interface(&entry, direction, transit.sender)?;
     // A flow through a service and one straight to its backend never share an entry.
@@ -72,7 +68,7 @@ fn continue_flow(
         direction,
         destination: entry.destination,
         tcp,
-        l7: None,
+        replaces: None,
     }))
 }
 
@@ -175,6 +171,6 @@ fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
         direction: FlowDirection::Original,
         destination: receiver,
         tcp,
-        l7: None,
+        replaces: None,
     })
 }

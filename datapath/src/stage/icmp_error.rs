@@ -121,7 +121,7 @@ fn run(
         direction: quoted_direction.reverse(),
         destination: entry.destination,
         tcp: entry.tcp,
-        l7: None,
+        replaces: None,
     };
     if let Err((_, _, refusal)) = decision::run(graph, &transit, tracked) {
         return Err((Box::new(transit), refusal));

@@ -3,9 +3,16 @@
 //! The gate (`l7::HttpGate`) needs the whole connection: the flow must begin with a SYN that the worker saw, the SYN-ACK must
 //! acknowledge exactly that SYN, and neither may carry data. Segments that different hosts could understand differently (urgent data,
 //! signed segments, malformed options) do not pass. A denial answers the client, resets the server and ends the flow.
+//!
+//! Where every direction with rules is in audit mode, nothing is refused: what would be is reported, and at the first thing that is
+//! no denied request the gate goes to sleep for the flow. Should rules be enforced on it later, it is one that nobody has seen.
+
+mod audit;
 
 use policy::{Direction, DropReason, EndpointKey, HttpIndex, Snapshot};
 
+use self::audit::{auditor, client, sleep};
+use super::audit::Audit;
 use super::reset;
 use crate::conntrack::{Entry, EntryVerdict, TcpState};
 use crate::event::{FlowEvent, FlowEventKind, InlineText};
@@ -30,6 +37,18 @@ enum Outcome {
     Denied(Denial),
 }
 
+impl Outcome {
+    /// Why the segment may not pass.
+    const fn reason(&self) -> Option<DropReason> {
+        match self {
+            Self::Pass => None,
+            Self::Refuse(reason) => Some(*reason),
+            Self::Unknown => Some(DropReason::Midstream),
+            Self::Denied(denial) => Some(denial.reason),
+        }
+    }
+}
+
 /// Judges a packet of a gated flow; returns it if it may pass.
 pub fn run(
     graph: &mut Graph,
@@ -41,6 +60,17 @@ pub fn run(
         refuse(graph, transit, None, DropReason::StaleEndpoint);
         return None;
     };
+    let auditor = auditor(&graph.snapshot, &entry);
+    if let Some(direction) = auditor {
+        if entry.audited.l7 {
+            return Some(transit);
+        }
+        if transit.headers.fragment.is_some() || !matches!(transit.headers.l4, L4::Tcp(_)) {
+            let audit = Audit::of_gate(DropReason::FragmentUnsupported, direction);
+            sleep(graph, &transit, &entry, decided, audit, &mut Sink::default());
+            return Some(transit);
+        }
+    }
     let L4::Tcp(tcp) = transit.headers.l4 else {
         // Rules with `http` demand TCP; a fragment has no header to judge.
         refuse(graph, transit, Some(&entry), DropReason::FragmentUnsupported);
@@ -50,18 +80,26 @@ pub fn run(
         refuse(graph, transit, Some(&entry), DropReason::FragmentUnsupported);
         return None;
     }
-    let mut sink = Sink {
-        reported: [None; SINK_EVENTS],
-        count: 0,
-        forwarded: 0,
-        denied: 0,
-    };
+    let mut sink = Sink::default();
     let outcome = match tcp.flags.has(TcpFlags::SYN) {
+        // It went by unjudged while its rules were audited.
+        _ if entry.audited.l7 => Outcome::Unknown,
         true => handshake(graph, &transit, &tcp, decided, &entry),
         false => judge(graph, &transit, &tcp, decided, &entry, &mut sink),
     };
+    if let (Some(direction), Some(reason)) = (auditor, outcome.reason()) {
+        sleep(
+            graph,
+            &transit,
+            &entry,
+            decided,
+            Audit::of_gate(reason, direction),
+            &mut sink,
+        );
+        return Some(transit);
+    }
     let reported = sink.count;
-    if reported > 0 {
+    if reported > 0 || sink.requests() > 0 {
         sink.deliver(graph, &event(graph, &transit, &entry, decided.direction));
     }
     match outcome {
@@ -120,6 +158,7 @@ fn end(graph: &mut Graph, decided: &Decided, entry: &Entry) {
     }
     if let Some(entry) = graph.conntrack.get_mut(decided.entry) {
         entry.tcp = TcpState::Closed;
+        entry.audited.l7 = false;
     }
 }
 
@@ -271,10 +310,9 @@ fn judge(
             remember(&mut flow.client_timestamp, options.timestamps.map(|t| t.value));
             match rules(&graph.snapshot, entry) {
                 Err(reason) => return Outcome::Refuse(reason),
-                Ok([Some(egress), Some(ingress)]) => flow.gate.client(&segment, &[egress, ingress], sink),
-                Ok([Some(one), None] | [None, Some(one)]) => flow.gate.client(&segment, &[one], sink),
                 // A gated flow without rules is a contradiction: nothing passes.
                 Ok([None, None]) => return Outcome::Refuse(DropReason::EndpointNotReady),
+                Ok(sets) => client(flow, &segment, sets, sink),
             }
         }
         FlowDirection::Reply => {
@@ -299,7 +337,21 @@ fn remember(known: &mut Option<u32>, seen: Option<u32>) {
     }
 }
 
-type RuleSets<'a> = [Option<(Direction, &'a policy::HttpRuleSet)>; 2];
+/// The rules of one direction.
+#[derive(Clone, Copy)]
+struct RuleSet<'a> {
+    direction: Direction,
+    rules: &'a policy::HttpRuleSet,
+    audit: bool,
+}
+
+impl<'a> RuleSet<'a> {
+    const fn named(self) -> (Direction, &'a policy::HttpRuleSet) {
+        (self.direction, self.rules)
+    }
+}
+
+type RuleSets<'a> = [Option<RuleSet<'a>>; 2];
 
 /// The rule sets that judge the flow now.
 fn rules<'a>(snapshot: &'a Snapshot, entry: &Entry) -> Result<RuleSets<'a>, DropReason> {
@@ -310,8 +362,14 @@ fn rules<'a>(snapshot: &'a Snapshot, entry: &Entry) -> Result<RuleSets<'a>, Drop
         None => Ok(None),
         Some(index) => snapshot
             .endpoint(key)
-            .and_then(|policy| policy.http(index))
-            .map(|set| Some((direction, set.as_ref())))
+            .and_then(|policy| Some((policy.audit, policy.http(index)?)))
+            .map(|(audit, rules)| {
+                Some(RuleSet {
+                    direction,
+                    rules,
+                    audit,
+                })
+            })
             .ok_or(DropReason::EndpointNotReady),
     };
     Ok([
@@ -375,11 +433,14 @@ fn answer(graph: &mut Graph, entry: &Entry, denial: &Denial, outbox: &mut Vec<(E
 const SINK_EVENTS: usize = 8;
 
 /// Collects what the gate saw while the graph is borrowed.
+#[derive(Default)]
 struct Sink {
     reported: [Option<FlowEventKind>; SINK_EVENTS],
     count: usize,
     forwarded: u64,
     denied: u64,
+    /// Forwarded requests that egress and ingress deny in audit mode.
+    audited: [u64; 2],
 }
 
 impl Sink {
@@ -393,6 +454,9 @@ impl Sink {
     fn deliver(&self, graph: &Graph, template: &FlowEvent) {
         graph.counters.http_forwarded.add(self.forwarded);
         graph.counters.http_denied.add(self.denied);
+        let [egress, ingress] = self.audited;
+        graph.counters.audited(Direction::Egress).add(egress);
+        graph.counters.audited(Direction::Ingress).add(ingress);
         for kind in self.reported.iter().take(self.count).flatten() {
             graph.report(FlowEvent {
                 kind: *kind,
@@ -411,6 +475,7 @@ impl L7Sink for Sink {
         self.push(FlowEventKind::HttpRequest {
             denied: denied.map(|(reason, _)| reason),
             direction: denied.and_then(|(_, direction)| direction),
+            audited: false,
             method: InlineText::new(method),
             path: InlineText::new(path),
         });
@@ -426,14 +491,7 @@ fn event(graph: &Graph, transit: &Transit, entry: &Entry, direction: FlowDirecti
     let kind = FlowEventKind::HttpResponse { status: 0 };
     let event = graph.event(transit, entry.source_identity, entry.destination_identity, kind);
     FlowEvent {
-        source: entry.source,
-        destination: Some(entry.destination),
-        source_addr: entry.key.source.addr(),
-        destination_addr: entry.key.destination.addr(),
-        source_port: entry.key.source.port,
-        destination_port: entry.key.destination.port,
-        service: entry.translation.map(|t| (t.frontend.addr(), t.frontend.port)),
         is_reply: direction == FlowDirection::Reply,
-        ..event
+        ..entry.in_its_terms(event)
     }
 }

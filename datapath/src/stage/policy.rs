@@ -3,11 +3,14 @@
 //! A flow's entry carries the policy generations of its endpoints and the ipcache generation. As long as they are current its verdict
 //! stands. A changed policy re-decides the flows of the endpoints it touches; a changed ipcache costs an identity lookup, and a new
 //! decision only if the identity changed.
+//!
+//! What an endpoint in audit mode denies is allowed, and reported once per flow; the other side of the flow still has its say.
 
 use policy::{Decision, Direction, DropReason, EndpointKey, EndpointPolicy, Identity, Slot, Snapshot};
 
+use super::audit::Audit;
 use crate::conntrack::entry::Stamp;
-use crate::conntrack::{Entry, EntryId, EntryVerdict, InsertError};
+use crate::conntrack::{Audited, Entry, EntryId, EntryVerdict, InsertError};
 use crate::event::FlowEventKind;
 use crate::flow::FlowKey;
 use crate::graph::{Decided, Graph, Refusal, Tracked, Transit};
@@ -50,14 +53,6 @@ pub fn run(graph: &mut Graph, transit: &Transit, tracked: Tracked) -> Result<Dec
 
 /// Decides a new flow and, if it may pass, adds its entry.
 fn begin(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryId, Refused> {
-    let begun = add(graph, transit, tracked);
-    if let (Err(_), Some(index)) = (&begun, tracked.l7) {
-        graph.l7.release(index);
-    }
-    begun
-}
-
-fn add(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryId, Refused> {
     let mut entry = Entry::new(transit.key, transit.sender, tracked.destination);
     entry.translation = transit.translated.map(|translated| translated.translation);
     entry.hairpin = transit.translated.is_some_and(|translated| translated.hairpin);
@@ -65,30 +60,47 @@ fn add(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<EntryI
     let (source, destination, outcome) = decide(&graph.snapshot, &entry);
     let judged = outcome.map_err(|refusal| (source, destination, refusal))?;
     judged.stamp_on(&mut entry, source, destination);
-    if transit.translated.is_some() && !graph.translations.has_room(transit.sender.slot) {
+    let slot = transit.sender.slot;
+    let gives_back = || {
+        let former = tracked.replaces.and_then(|id| graph.conntrack.get(id));
+        former.is_some_and(|former| {
+            let held = |translation| graph.translations.holds(slot, &former.key, translation);
+            former.source.slot == slot && former.translation.as_ref().is_some_and(held)
+        })
+    };
+    if transit.translated.is_some() && !graph.translations.has_room(slot) && !gives_back() {
         return Err((source, destination, DropReason::NoNatMapping.into()));
     }
-    entry.l7 = tracked
-        .l7
-        .filter(|_| matches!(entry.verdict, EntryVerdict::AllowHttp { .. }));
-    let id = graph
-        .conntrack
-        .insert(entry, graph.clock.seconds())
-        .map_err(|error| {
-            let reason = match error {
-                InsertError::Full => DropReason::ConntrackFull,
-                InsertError::Quota => DropReason::FlowQuota,
-            };
-            (source, destination, reason.into())
-        })?;
+    let added = match tracked.replaces {
+        Some(former) => graph.reopen(former, entry),
+        None => graph.conntrack.insert(entry, graph.clock.seconds()),
+    };
+    let id = added.map_err(|error| {
+        let reason = match error {
+            InsertError::Full => DropReason::ConntrackFull,
+            InsertError::Quota => DropReason::FlowQuota,
+        };
+        (source, destination, reason.into())
+    })?;
     if let Some(translated) = &transit.translated {
-        graph.translations.keep(transit.sender.slot, translated);
+        graph.translations.keep(slot, translated);
     }
-    if let (Some(index), None) = (tracked.l7, entry.l7) {
-        graph.l7.release(index);
+    if !report_audits(graph, transit, &judged, &entry, Audited::default()) {
+        graph.report(graph.event(transit, source, destination, judged.event));
     }
-    graph.report(graph.event(transit, source, destination, judged.event));
     Ok(id)
+}
+
+/// Reports what an endpoint in audit mode denies and was not reported of the flow `before`; whether there is anything at all that
+/// one denies.
+fn report_audits(graph: &Graph, transit: &Transit, judged: &Judged, entry: &Entry, before: Audited) -> bool {
+    let [egress, ingress] = judged.audits;
+    for (audit, is_known) in [(egress, before.egress), (ingress, before.ingress)] {
+        if let Some(audit) = audit.filter(|_| !is_known) {
+            audit.report(graph, transit, entry);
+        }
+    }
+    egress.is_some() || ingress.is_some()
 }
 
 /// Re-decides a flow whose stamp is out of date.
@@ -113,7 +125,7 @@ fn renew(graph: &mut Graph, transit: &Transit, id: EntryId) -> Result<(), Refuse
         }
         return Ok(());
     }
-    let before = entry.verdict;
+    let before = (entry.verdict, entry.audited);
     let (source, destination, outcome) = decide(&graph.snapshot, &entry);
     match outcome {
         Ok(judged) => {
@@ -124,7 +136,9 @@ fn renew(graph: &mut Graph, transit: &Transit, id: EntryId) -> Result<(), Refuse
                 // What passes from now on is not judged: should rules come back, the flow is one that nobody has seen.
                 graph.l7.release(index);
             }
-            if before != entry.verdict {
+            entry.audited.l7 &= matches!(entry.verdict, EntryVerdict::AllowHttp { .. });
+            let is_audited = report_audits(graph, transit, &judged, &entry, before.1);
+            if before.0 != entry.verdict && !is_audited {
                 graph.report(graph.event(transit, source, destination, judged.event));
             }
             if let Some(place) = graph.conntrack.get_mut(id) {
@@ -140,6 +154,7 @@ fn renew(graph: &mut Graph, transit: &Transit, id: EntryId) -> Result<(), Refuse
                 entry.l7 = Some(index);
             }
             entry.verdict = EntryVerdict::Drop(refusal.reason);
+            entry.audited = Audited::default();
             entry.stamp = current;
             (entry.source_identity, entry.destination_identity) = (source, destination);
             if let Some(place) = graph.conntrack.get_mut(id) {
@@ -155,12 +170,15 @@ struct Judged {
     verdict: EntryVerdict,
     stamp: Stamp,
     event: FlowEventKind,
+    /// What egress and ingress deny in audit mode.
+    audits: [Option<Audit>; 2],
 }
 
 impl Judged {
     fn stamp_on(&self, entry: &mut Entry, source: Identity, destination: Identity) {
         entry.verdict = self.verdict;
         entry.stamp = self.stamp;
+        [entry.audited.egress, entry.audited.ingress] = self.audits.map(|audit| audit.is_some());
         entry.source_identity = source;
         entry.destination_identity = destination;
     }
@@ -230,16 +248,25 @@ fn judge(
             verdict: EntryVerdict::Allow,
             stamp,
             event,
+            audits: [None; 2],
         });
     }
-    let ask = |key, direction, peer| -> Result<Decision, Refusal> {
+    let ask = |key, direction, peer| -> Result<(Decision, Option<Audit>), Refusal> {
         let FlowKey { protocol, .. } = entry.key;
         let Some(policy) = policy_of(snapshot, key)? else {
-            return Ok(Decision::Allow(None));
+            return Ok((Decision::Allow(None), None));
         };
         let decision = policy.decide(direction, peer, protocol, entry.key.policy_port());
         match decision.drop_reason() {
-            None => Ok(decision),
+            None => Ok((decision, None)),
+            Some(reason) if policy.audit => {
+                let audit = Audit {
+                    reason,
+                    direction,
+                    rule: decision.rule(),
+                };
+                Ok((Decision::Allow(None), Some(audit)))
+            }
             Some(reason) => Err(Refusal {
                 reason,
                 direction: Some(direction),
@@ -247,8 +274,8 @@ fn judge(
             }),
         }
     };
-    let egress = ask(entry.source, Direction::Egress, destination)?;
-    let ingress = ask(entry.destination, Direction::Ingress, source)?;
+    let (egress, egress_audit) = ask(entry.source, Direction::Egress, destination)?;
+    let (ingress, ingress_audit) = ask(entry.destination, Direction::Ingress, source)?;
     let http = |decision| match decision {
         Decision::AllowHttp(index, _) => Some(index),
         _ => None,
@@ -265,5 +292,6 @@ fn judge(
         verdict,
         stamp,
         event,
+        audits: [egress_audit, ingress_audit],
     })
 }

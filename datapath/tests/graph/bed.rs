@@ -142,6 +142,8 @@ pub struct Bed {
     wires: Vec<(EndpointKey, Wire)>,
     pub rules: Vec<(Pod, Rules)>,
     pub services: Vec<Service>,
+    /// Pods in audit mode.
+    pub audits: Vec<Pod>,
     revision: u64,
     pub ipcache_generation: u64,
     next_io: u32,
@@ -174,6 +176,7 @@ impl Bed {
                 (C, Rules::default()),
             ],
             services: Vec::new(),
+            audits: Vec::new(),
             revision: 0,
             ipcache_generation: 1,
             next_io: 1,
@@ -285,6 +288,7 @@ impl Bed {
                 ingress: Arc::new(ingress),
                 egress: Arc::new(egress),
                 http: http.into_sets(),
+                audit: self.audits.contains(pod),
             };
             if let Some(old) = before.endpoint(pod.key())
                 && old.same_content(&policy)

@@ -4,9 +4,11 @@
 //! - `forwarding`: what reaches whom, and what a router does to it
 //! - `l7`: the HTTP gate on packets
 //! - `attacks`: what must not get through
+//! - `audit`: what passes only because an endpoint audits
 //! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
 
 mod attacks;
+mod audit;
 mod bed;
 mod forwarding;
 mod l7;

@@ -578,6 +578,108 @@ fn f19_reset_of_a_denied_server_has_the_number_it_expects() {
     );
 }
 
+/// F21. A SYN that reopens a closed gated flow and is refused forgets nothing: the next one that passes must not let the SYN-ACK of
+/// the old connection open the gate.
+fn refused_syn_remembers_the_handshake(mut bed: Bed, refused: impl FnOnce(&mut Bed, Conn)) {
+    let mut conn = Conn::new(A, B, 5000);
+    let syn = conn.by_client(TcpFlags::SYN, &[]);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    let syn_ack = conn.by_server(SYN_ACK, &[]);
+    bed.send(B.key(), &syn_ack);
+    conn.server.seq = conn.server.seq.wrapping_add(1);
+    conn.client_sends(&mut bed, TcpFlags::ACK, &[]);
+    conn.client_sends(&mut bed, DATA, b"GET /metrics HTTP/1.1\r\nHost: flask\r\n\r\n");
+    assert_eq!(bed.dropped(DropReason::HttpDenied), 1, "the flow is not closed");
+    refused(&mut bed, conn);
+    drain(&bed);
+    bed.send(A.key(), &syn);
+    assert_eq!(bed.got_one(B.key()).tcp().flags, TcpFlags::SYN);
+    bed.send(B.key(), &syn_ack);
+    assert!(
+        bed.got(A.key()).is_empty(),
+        "the old SYN-ACK has opened the gate again"
+    );
+    assert_eq!(bed.dropped(DropReason::InvalidTcp), 1);
+}
+
+fn drain(bed: &Bed) {
+    for key in [A.key(), B.key(), C.key(), FORWARD, HOST] {
+        bed.got(key);
+    }
+}
+
+#[test]
+fn f21_syn_refused_by_policy_does_not_forget_which_handshake_is_over() {
+    refused_syn_remembers_the_handshake(Bed::guarded(get("/")), |bed, _| {
+        let allow = bed.rules.clone();
+        bed.set(
+            B,
+            Rules {
+                ingress: Some(vec![]),
+                egress: None,
+            },
+        );
+        drain(bed);
+        bed.send(A.key(), &Conn::new(A, B, 5000).by_client(TcpFlags::SYN, &[]));
+        assert!(bed.got(B.key()).is_empty());
+        assert_eq!(bed.dropped(DropReason::PolicyDenied), 1);
+        bed.rules = allow;
+        bed.publish();
+    });
+}
+
+#[test]
+fn f21_syn_refused_by_the_flow_quota_does_not_forget_which_handshake_is_over() {
+    let mut bed = Bed::with(GraphConfig {
+        flows: 4096,
+        flows_per_endpoint: 4,
+        translations: 256,
+        l7_flows: 64,
+    });
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(vec![(peer(A), 5000, get("/"))]),
+            egress: None,
+        },
+    );
+    for port in 0..4 {
+        bed.send(B.key(), &udp(B.v4(), 1000 + port, C.v4(), 53, b"x"));
+    }
+    refused_syn_remembers_the_handshake(bed, |bed, conn| {
+        drain(bed);
+        // The server's side begins a flow on the same tuple, and has no place for it.
+        bed.send(B.key(), &conn.by_server(TcpFlags::SYN, &[]));
+        assert!(bed.got(A.key()).is_empty());
+        assert_eq!(bed.dropped(DropReason::FlowQuota), 1);
+    });
+}
+
+/// F21. Whoever reopens a flow needs no further place for it, however full the tables are.
+#[test]
+fn f21_closed_flow_is_reopened_at_the_quota_and_keeps_its_translation() {
+    let mut bed = Bed::with(GraphConfig {
+        flows: 4096,
+        flows_per_endpoint: 1,
+        translations: 8,
+        l7_flows: 64,
+    });
+    bed.serve(&[B]);
+    for isn in [100, 5_000, 90_000] {
+        let mut conn = Conn::between(A.key(), A.v4(), B.key(), vip(), 80);
+        conn.client.seq = isn;
+        let (_, opened) = open_to_service(&mut bed, &mut conn);
+        assert!(opened);
+        conn.client_sends(&mut bed, TcpFlags::RST, &[]);
+        bed.got(B.key());
+        let graph = bed.worker.graph();
+        assert_eq!((graph.conntrack().len(), graph.translations().len()), (1, 1));
+    }
+    bed.detach(A.key());
+    let graph = bed.worker.graph();
+    assert_eq!((graph.conntrack().len(), graph.translations().len()), (0, 0));
+}
+
 /// F20. A segment that the gate refuses does not move the connection's state.
 #[test]
 fn f20_fin_ahead_of_the_judged_bytes_does_not_close() {

@@ -159,6 +159,30 @@ fn closed_flow_passes_nothing_more_in_either_direction() {
 }
 
 #[test]
+fn pardoned_denial_leaves_the_gate_as_if_the_segment_had_never_come() {
+    let denied = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+    for cut in 0..denied.len() {
+        let mut flow = Flow::new();
+        if flow.send(&denied[..cut]) != GateVerdict::Forward {
+            continue;
+        }
+        assert_eq!(denial(flow.send(&denied[cut..])).reason, DropReason::HttpDenied);
+        flow.gate.pardon();
+        // Denied again, by the same rules; without any, it passes.
+        assert_eq!(denial(flow.send(&denied[cut..])).server_reset_seq, flow.client);
+        flow.gate.pardon();
+        flow.rules = rules(&[".*"]);
+        assert_eq!(flow.send(&denied[cut..]), GateVerdict::Forward, "{cut}");
+        assert_eq!(flow.log.requests.last(), Some(&allowed("/metrics")));
+        flow.rules = rules(&["/ok"]);
+        assert_eq!(
+            flow.send(b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n"),
+            GateVerdict::Forward
+        );
+    }
+}
+
+#[test]
 fn every_keep_alive_request_is_judged() {
     let mut flow = Flow::new();
     for _ in 0..1000 {

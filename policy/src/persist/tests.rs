@@ -43,6 +43,7 @@ fn sample() -> Snapshot {
         ingress: Arc::new(PolicyTable::build(true, &entries[..1], &mut http).expect("no union")),
         egress: Arc::new(PolicyTable::build(true, &entries, &mut http).expect("no union")),
         http: http.into_sets(),
+        audit: true,
     };
     let addr: IpAddr = "10.96.0.7".parse().expect("address");
     Snapshot {
@@ -102,6 +103,20 @@ fn a_loaded_snapshot_equals_the_written_one() {
     assert!(a.ingress == b.ingress && a.egress == b.egress);
     assert!(written.ipcache.same_content(&loaded.ipcache));
     assert_eq!(written.services, loaded.services);
+}
+
+#[test]
+fn endpoint_of_a_document_from_before_audit_mode_enforces() {
+    let json = String::from_utf8(to_json(&sample()).expect("json")).expect("utf-8");
+    let without = json.replacen(",\"audit\":true", "", 1);
+    assert_ne!(json, without);
+    let (old, new) = (
+        from_json(without.as_bytes()).expect("loads"),
+        from_json(json.as_bytes()).expect("loads"),
+    );
+    let policy = |snapshot: &Snapshot| snapshot.endpoints.last().cloned().flatten().expect("endpoint");
+    assert!(!policy(&old).audit && policy(&new).audit);
+    assert!(!policy(&old).same_content(&policy(&new)));
 }
 
 fn altered(from: &str, to: &str) -> PersistError {

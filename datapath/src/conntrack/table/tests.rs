@@ -176,3 +176,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn flow_takes_the_place_of_one_on_its_tuple_or_nothing_changes() {
+    let mut table = Conntrack::new(16, 2, FlowHasher::random());
+    let old = insert(&mut table, 1, 8, 0).unwrap();
+    for n in 2..4 {
+        insert(&mut table, n, 9, 0).unwrap();
+    }
+    let reversed = Entry::new(key(1).reversed(), endpoint(9), endpoint(8));
+    assert_eq!(table.replace(old, reversed, 1), Err(InsertError::Quota));
+    assert_eq!(
+        table.lookup(&key(1), table.hash(&key(1))),
+        Some((old, FlowDirection::Original))
+    );
+
+    insert(&mut table, 5, 8, 0).unwrap();
+    let same = Entry::new(key(1), endpoint(8), endpoint(10));
+    let new = table.replace(old, same, 1).expect("it holds the place already");
+    assert_eq!(
+        (table.len(), table.flows_of(Slot(8)), table.flows_of(Slot(9))),
+        (4, 2, 2)
+    );
+    assert!(table.get(old).is_none() && table.get(new).is_some());
+    assert_eq!(
+        table.lookup(&key(1), table.hash(&key(1))),
+        Some((new, FlowDirection::Original))
+    );
+    assert_eq!(
+        table.remove_endpoint(endpoint(10), |_| {}),
+        1,
+        "the receiver is counted"
+    );
+    assert!(table.lookup(&key(1), table.hash(&key(1))).is_none());
+}
+
+#[test]
+fn entry_fills_three_cache_lines() {
+    assert_eq!(size_of::<Entry>(), 192);
+}
