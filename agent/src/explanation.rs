@@ -318,7 +318,7 @@ fn step(
             (method, path, Some(rules)) => {
                 let method = method.as_deref().unwrap_or("GET");
                 let path = path.as_deref().unwrap_or("/");
-                match rules.decide(&HttpRequest { method, path }) {
+                match rules.decide(&HttpRequest::new(method, path)) {
                     Some(matched) => format!("http[{matched}] allows {method} {path}"),
                     None => {
                         reason = Some(DropReason::HttpDenied);

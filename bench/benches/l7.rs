@@ -3,17 +3,22 @@
 //! - `verdict-*`: one request on each of 32 connections, keep-alive; the responses between are fed outside the timed part.
 //! - `keep-alive-*`: one connection, request and response both timed.
 //! - `rules-*`: `HttpRuleSet::decide` alone. The last rule of the list is the one that allows.
+//!
+//! Rules are of method and path (`literal`, `regex`), or of host and two headers as well (`head`).
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use l7::{GateVerdict, HttpGate, L7Sink, Payload, Segment};
-use policy::{Direction, DropReason, HttpRequest, HttpRuleSet};
+use policy::{Direction, DropReason, HttpRequest, HttpRule, HttpRuleSet};
 use sluice_bench::case::{Batch, bench_batches, bench_loop};
 use sluice_bench::connection::{RESPONSE, request};
-use sluice_bench::node::{http_path, http_rules};
+use sluice_bench::node::{http_head_rules, http_path, http_rules};
 
 const STAGE: &str = "l7";
 const BATCH: usize = 32;
+
+/// So many rules.
+type Rules = fn(usize) -> Vec<HttpRule>;
 
 /// Counts what the gate reports.
 #[derive(Default)]
@@ -104,11 +109,8 @@ impl Batch for Verdicts {
     }
 }
 
-fn rules(count: usize, is_regex: bool) -> HttpRuleSet {
-    HttpRuleSet::new(http_rules(count, is_regex)).expect("the bench's rules compile")
-}
-
-fn cases(group: &mut BenchmarkGroup<'_, WallTime>, kind: &str, is_regex: bool, count: usize) {
+fn cases(group: &mut BenchmarkGroup<'_, WallTime>, kind: &str, rules: Rules, count: usize) {
+    let rules = || HttpRuleSet::new(rules(count)).expect("the bench's rules compile");
     bench_batches(
         group,
         STAGE,
@@ -116,7 +118,7 @@ fn cases(group: &mut BenchmarkGroup<'_, WallTime>, kind: &str, is_regex: bool, c
         BATCH as u64,
         || Verdicts {
             flows: (0..BATCH).map(|_| Flow::new()).collect(),
-            rules: rules(count, is_regex),
+            rules: rules(),
             head: request(&http_path(count)),
             tally: Tally::default(),
             forwarded: 0,
@@ -128,7 +130,7 @@ fn cases(group: &mut BenchmarkGroup<'_, WallTime>, kind: &str, is_regex: bool, c
         &format!("keep-alive-{kind}-{count}-rules"),
         1,
         || {
-            let (mut flow, rules, head) = (Flow::new(), rules(count, is_regex), request(&http_path(count)));
+            let (mut flow, rules, head) = (Flow::new(), rules(), request(&http_path(count)));
             let mut tally = Tally::default();
             move || {
                 assert_eq!(flow.request(&head, &rules, &mut tally), GateVerdict::Forward);
@@ -137,11 +139,18 @@ fn cases(group: &mut BenchmarkGroup<'_, WallTime>, kind: &str, is_regex: bool, c
         },
     );
     bench_loop(group, STAGE, &format!("rules-{kind}-{count}-rules"), 1, || {
-        let (rules, path) = (rules(count, is_regex), http_path(count));
+        let (rules, path) = (rules(), http_path(count));
         move || {
             let decided = rules.decide(&HttpRequest {
                 method: "GET",
                 path: std::hint::black_box(&path),
+                host: "flask-app-service",
+                headers: &[
+                    ("Host", b"flask-app-service"),
+                    ("User-Agent", b"curl/8.5.0"),
+                    ("Accept", b"*/*"),
+                    ("X-Pad", b"xxxxxxxxxxxxxxxx"),
+                ],
             });
             assert_eq!(decided, Some(count - 1));
         }
@@ -150,9 +159,14 @@ fn cases(group: &mut BenchmarkGroup<'_, WallTime>, kind: &str, is_regex: bool, c
 
 fn l7(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(STAGE);
-    for (kind, is_regex) in [("literal", false), ("regex", true)] {
+    let kinds: [(&str, Rules); 3] = [
+        ("literal", |count| http_rules(count, false)),
+        ("regex", |count| http_rules(count, true)),
+        ("head", http_head_rules),
+    ];
+    for (kind, rules) in kinds {
         for count in [1, 10, 100] {
-            cases(&mut group, kind, is_regex, count);
+            cases(&mut group, kind, rules, count);
         }
     }
 }

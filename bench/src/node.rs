@@ -10,9 +10,9 @@ use datapath::worker::{Command, Worker, WorkerConfig, WorkerHandle};
 use datapath::xsk::IoId;
 use datapath::xsk::memory::{MemoryIo, Wire, heap_frames};
 use policy::{
-    Action, EndpointKey, EndpointPolicy, Entry, HttpRule, HttpRuleSet, HttpSets, Identity, IpCache,
-    IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, RuleId, Slot,
-    SlotGeneration, Snapshot, Tier,
+    Action, EndpointKey, EndpointPolicy, Entry, HeaderMatch, HttpRule, HttpRuleSet, HttpSets, Identity,
+    IpCache, IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, RuleId,
+    Slot, SlotGeneration, Snapshot, Tier,
 };
 
 use crate::stream::FIRST_SERVER_PORT;
@@ -125,6 +125,22 @@ pub fn http_rules(count: usize, is_regex: bool) -> Vec<HttpRule> {
             } else {
                 format!("/api/v1/item-{n}/plot")
             }),
+            ..HttpRule::default()
+        })
+        .collect()
+}
+
+/// `count` rules of method, path, host and headers; [`request`](crate::connection::request) has what each of them demands.
+#[must_use]
+pub fn http_head_rules(count: usize) -> Vec<HttpRule> {
+    http_rules(count, false)
+        .into_iter()
+        .map(|rule| HttpRule {
+            host: Some("flask-app-service(:[0-9]+)?".into()),
+            headers: ["User-Agent: curl/8.5.0", "X-Pad"]
+                .map(HeaderMatch::parse)
+                .to_vec(),
+            ..rule
         })
         .collect()
 }

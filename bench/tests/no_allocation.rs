@@ -5,7 +5,7 @@
 use datapath::wire::tcp::TcpFlags;
 use sluice_bench::alloc;
 use sluice_bench::connection::{Connection, FRAME_BYTES, HANDSHAKE, RESPONSE, peer, request};
-use sluice_bench::node::{CLIENT, Node, Pod, SERVER, http_path, http_rules, snapshot};
+use sluice_bench::node::{CLIENT, Node, Pod, SERVER, http_head_rules, http_path, http_rules, snapshot};
 use sluice_bench::stream;
 
 const FLOWS: usize = 64;
@@ -93,8 +93,12 @@ fn established_tcp_flows_allocate_nothing() {
 
 #[test]
 fn keep_alive_requests_and_responses_allocate_nothing() {
-    for is_regex in [false, true] {
-        let mut node = Node::new(1024, snapshot(10, &http_rules(100, is_regex)));
+    for rules in [
+        http_rules(100, false),
+        http_rules(100, true),
+        http_head_rules(100),
+    ] {
+        let mut node = Node::new(1024, snapshot(10, &rules));
         let mut connections = open(&mut node);
         let request = request(&http_path(100));
         assert_allocates_nothing(&mut node, |sender, n| {
@@ -106,6 +110,29 @@ fn keep_alive_requests_and_responses_allocate_nothing() {
             "the gate judged the requests"
         );
     }
+}
+
+/// Heads that come in two segments, cut inside a header value that the rules demand.
+#[test]
+fn heads_in_pieces_under_host_and_header_rules_allocate_nothing() {
+    let mut node = Node::new(1024, snapshot(10, &http_head_rules(100)));
+    let mut connections = open(&mut node);
+    let request = request(&http_path(100));
+    let cut = request.len() - 20;
+    let mut sent = vec![0_usize; FLOWS];
+    assert_allocates_nothing(&mut node, |sender, n| {
+        let is_second = sent[n] % 2 == 1;
+        let payload: &[u8] = match (sender == CLIENT, is_second) {
+            (true, false) => &request[..cut],
+            (true, true) => &request[cut..],
+            // Nothing to answer yet.
+            (false, false) => &[],
+            (false, true) => RESPONSE,
+        };
+        sent[n] += usize::from(sender == SERVER);
+        segment(&mut connections[n], sender, DATA, payload)
+    });
+    assert!(node.handle().counters.http_forwarded.get() >= COUNTED as u64 / 4);
 }
 
 /// The zeros above mean something: what does allocate in the worker is counted.

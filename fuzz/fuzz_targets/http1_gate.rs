@@ -8,14 +8,21 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use sluice_l7::{GateVerdict, HttpGate, L7Sink, Payload, Segment};
-use sluice_policy::{Direction, DropReason, HttpRule, HttpRuleSet};
+use sluice_policy::{Direction, DropReason, HeaderMatch, HttpRule, HttpRuleSet};
 
 static RULES: LazyLock<HttpRuleSet> = LazyLock::new(|| {
-    HttpRuleSet::new(vec![HttpRule {
+    let by_line = HttpRule {
         method: Some("GET|POST".into()),
         path: Some("/a.*".into()),
-    }])
-    .expect("compiles")
+        ..HttpRule::default()
+    };
+    let by_head = HttpRule {
+        path: Some("/h.*".into()),
+        host: Some("h(:1)?".into()),
+        headers: ["X-T: 1", "X-U"].map(HeaderMatch::parse).to_vec(),
+        ..HttpRule::default()
+    };
+    HttpRuleSet::new(vec![by_line, by_head]).expect("compiles")
 });
 
 #[derive(Default)]

@@ -30,6 +30,22 @@ fuzz_target!(|bytes: &[u8]| {
     let bare = path.split('?').next().expect("path");
     assert!(!bare.contains("//") && !bare.contains('\\') && !path.contains('#'));
     assert!(bare.split('/').all(|segment| segment != "." && segment != ".."));
+    // The host is what the only `Host` says, and what the target says if that has one.
+    let hosts: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(name, _)| name.eq_ignore_ascii_case("host"))
+        .map(|(_, value)| value.trim_matches([' ', '\t']))
+        .collect();
+    if !head.host.is_empty() {
+        assert_eq!(hosts, [head.host]);
+        assert!(
+            head.line
+                .target
+                .authority
+                .is_none_or(|authority| authority == head.host)
+        );
+    }
     // Framing is declared at most once, and never looks declared when it is not.
     let named = |name: &str| {
         lines

@@ -2,8 +2,9 @@
 //!
 //! A segment passes as a whole or not at all, and at once: nothing is held. That is safe because a receiver cannot act on a
 //! request head before its end, and the segment that ends one (or ends its request line) passes only if everything in it is
-//! good. Segments that begin after the judged bytes are dropped until TCP has filled the hole; those that repeat judged bytes must
-//! repeat them exactly as long as the server may still take them (see [`crate::sequence`]).
+//! good. Rules that name a host or headers decide at the end of the head, the others at the end of the request line. Segments
+//! that begin after the judged bytes are dropped until TCP has filled the hole; those that repeat judged bytes must repeat them
+//! exactly as long as the server may still take them (see [`crate::sequence`]).
 //!
 //! The caller delivers segments that are valid for both ends (checksum, window, PAWS), without SYN, RST and urgent data, and
 //! obeys the verdict: after [`GateVerdict::Deny`] it answers the client as told, resets the server, and forwards nothing more

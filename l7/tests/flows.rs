@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use policy::{Direction, DropReason, HttpRule, HttpRuleSet};
+use policy::{Direction, DropReason, HeaderMatch, HttpRule, HttpRuleSet};
 use proptest::prelude::*;
 use sluice_l7::{GateVerdict, HttpGate, L7Sink, Payload, Segment};
 
@@ -24,9 +24,21 @@ mod oracle {
         pub(crate) framing: Vec<usize>,
     }
 
+    /// Name in lower case, and value.
+    pub(crate) type Field = (String, String);
+
+    /// Rules, by hand.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct Rules {
+        /// Whether method and path can be allowed at all.
+        pub(crate) line: fn(&str, &str) -> bool,
+        /// Whether method, path, host and fields are allowed.
+        pub(crate) head: fn(&str, &str, Option<&str>, &[Field]) -> bool,
+    }
+
     const LIMIT: usize = 16384;
 
-    pub(crate) fn judge(stream: &[u8], allow: fn(&str, &str) -> bool) -> Judgement {
+    pub(crate) fn judge(stream: &[u8], rules: Rules) -> Judgement {
         let mut out = Judgement::default();
         let mut at = 0;
         let mut open = true;
@@ -35,7 +47,7 @@ mod oracle {
                 out.denied = Some((at, HttpMalformed));
                 return out;
             }
-            match head(&stream[at..], allow) {
+            match head(&stream[at..], rules) {
                 Head::Denied(offset, reason) => {
                     out.framing.extend(at..at + offset);
                     out.denied = Some((at + offset, reason));
@@ -139,7 +151,7 @@ mod oracle {
         },
     }
 
-    fn head(bytes: &[u8], allow: fn(&str, &str) -> bool) -> Head {
+    fn head(bytes: &[u8], rules: Rules) -> Head {
         // The last byte of a head is its line feed, which may be the 16384th.
         let window = &bytes[..bytes.len().min(LIMIT - 1)];
         let over = if bytes.len() >= LIMIT {
@@ -168,7 +180,7 @@ mod oracle {
         let Some((authority, path)) = path_of(&method, &target) else {
             return Head::Denied(line_end, HttpMalformed);
         };
-        if !allow(&method, &path) {
+        if !(rules.line)(&method, &path) {
             return Head::Denied(line_end, HttpDenied);
         }
         let mut at = line_end;
@@ -194,12 +206,15 @@ mod oracle {
         }
         let no_body = method == "GET" || method == "HEAD";
         match judge_fields(&fields, is_11, authority.as_deref(), no_body) {
-            Ok((length, persistent)) => Head::Decided {
+            Ok(judged) if !(rules.head)(&method, &path, judged.host.as_deref(), &judged.fields) => {
+                Head::Denied(at, HttpDenied)
+            }
+            Ok(judged) => Head::Decided {
                 end: at,
                 method,
                 path,
-                length,
-                persistent,
+                length: judged.length,
+                persistent: judged.persistent,
             },
             Err(reason) => Head::Denied(at, reason),
         }
@@ -312,16 +327,24 @@ mod oracle {
         Some((authority, path))
     }
 
+    struct Fields {
+        length: Option<usize>,
+        persistent: bool,
+        /// None where servers may differ.
+        host: Option<String>,
+        fields: Vec<Field>,
+    }
+
     fn judge_fields(
         fields: &[&[u8]],
         is_11: bool,
         authority: Option<&str>,
         no_body: bool,
-    ) -> Result<(Option<usize>, bool), DropReason> {
+    ) -> Result<Fields, DropReason> {
         if fields.len() > 100 {
             return Err(HttpMalformed);
         }
-        let mut parsed = Vec::new();
+        let (mut parsed, mut as_sent) = (Vec::new(), Vec::new());
         for field in fields {
             let colon = field.iter().position(|b| *b == b':').ok_or(HttpMalformed)?;
             let (name, value) = (&field[..colon], &field[colon + 1..]);
@@ -335,6 +358,8 @@ mod oracle {
                     .to_ascii_lowercase()
             };
             parsed.push((text(name), text(value).trim_matches([' ', '\t']).to_owned()));
+            let value = String::from_utf8_lossy(value);
+            as_sent.push((text(name), value.trim_matches([' ', '\t']).to_owned()));
         }
         let framing = [
             "host",
@@ -411,7 +436,15 @@ mod oracle {
                     .unwrap_or(usize::MAX),
             ),
         };
-        Ok((length, persistent))
+        let host = as_sent.iter().find(|(name, _)| name == "host");
+        Ok(Fields {
+            length,
+            persistent,
+            host: host
+                .map(|(_, host)| host.clone())
+                .filter(|host| !host.is_empty() && authority.is_none_or(|authority| authority == host)),
+            fields: as_sent,
+        })
     }
 }
 
@@ -425,17 +458,89 @@ static COMPILED: LazyLock<HttpRuleSet> = LazyLock::new(|| {
     let rule = |(method, path): &(&str, &str)| HttpRule {
         method: Some((*method).into()),
         path: Some((*path).into()),
+        ..HttpRule::default()
     };
     HttpRuleSet::new(RULES.iter().map(rule).collect()).expect("compiles")
 });
 
 /// [`RULES`], by hand.
+const BY_LINE: oracle::Rules = oracle::Rules {
+    line: allow,
+    head: |method, path, _, _| allow(method, path),
+};
+
 fn allow(method: &str, path: &str) -> bool {
     match method {
         "GET" => path == "/" || path.starts_with("/a"),
         "HEAD" | "POST" => path.starts_with("/a"),
         "OPTIONS" => path.starts_with("/a") || path == "*",
         _ => false,
+    }
+}
+
+/// GET and HEAD of `/a...` on `h` with `X-T: 1`, or on `H:1` with `X-T: 1,2` and some `X-U`; POST of `/a...` on any host; GET of `/`.
+static CONDITIONAL: LazyLock<HttpRuleSet> = LazyLock::new(|| {
+    let rule = |method: &str, path: &str, host: Option<&str>, headers: &[&str]| HttpRule {
+        method: Some(method.into()),
+        path: Some(path.into()),
+        host: host.map(Into::into),
+        headers: headers.iter().copied().map(HeaderMatch::parse).collect(),
+    };
+    let rules = vec![
+        rule("GET|HEAD", "/a.*", Some("h"), &["X-T: 1"]),
+        rule("GET|HEAD", "/a.*", Some("[A-Z]:1"), &["X-T 1,2", "x-u"]),
+        rule("POST", "/a.*", Some(".*"), &[]),
+        rule("GET", "/", None, &[]),
+    ];
+    HttpRuleSet::new(rules).expect("compiles")
+});
+
+/// [`CONDITIONAL`], by hand.
+const BY_HEAD: oracle::Rules = oracle::Rules {
+    line: |method, path| match method {
+        "GET" => path == "/" || path.starts_with("/a"),
+        "HEAD" | "POST" => path.starts_with("/a"),
+        _ => false,
+    },
+    head: |method, path, host, fields| {
+        let value = |name: &str| {
+            let spelled: Vec<&str> = fields
+                .iter()
+                .filter(|(field, _)| {
+                    field.len() == name.len()
+                        && field.replace(|c: char| !c.is_ascii_alphanumeric(), "-") == name
+                })
+                .map(|(field, _)| field.as_str())
+                .collect();
+            let removed = fields.iter().any(|(field, value)| {
+                let mut options = value.split(',').map(|option| option.trim_matches([' ', '\t']));
+                field == "connection" && options.any(|option| option.eq_ignore_ascii_case(name))
+            });
+            let values: Vec<&str> = fields
+                .iter()
+                .filter(|(field, _)| field == name)
+                .map(|(_, value)| value.as_str())
+                .collect();
+            let is_clear = !removed && !spelled.is_empty() && spelled.iter().all(|field| *field == name);
+            is_clear.then(|| values.join(","))
+        };
+        let token = value("x-t");
+        match (method, host) {
+            ("GET", _) if path == "/" => true,
+            ("POST", Some(_)) => true,
+            ("GET" | "HEAD", Some("h")) => token.as_deref() == Some("1"),
+            ("GET" | "HEAD", Some("H:1")) => token.as_deref() == Some("1,2") && value("x-u").is_some(),
+            _ => false,
+        }
+    },
+};
+
+/// Either rules, compiled and by hand.
+fn rules(by_head: bool) -> (&'static HttpRuleSet, oracle::Rules) {
+    if by_head {
+        (&CONDITIONAL, BY_HEAD)
+    } else {
+        (&COMPILED, BY_LINE)
     }
 }
 
@@ -468,13 +573,16 @@ fn stream() -> impl Strategy<Value = Bytes> {
         6 => "/a[a-z]{0,3}(\\?[a-z/%2f.]{0,4})?",
         2 => "/",
         1 => "/b|\\*|/a/\\.\\./b|/%61|/a%2fb|/a//b|/a\\\\b|/a%20b|/a%2520|/a%25|/a;x|/a/\\.\\.;x|/a%e2%82%ac|/a%c0%af|/a%e0%80%80",
-        1 => "(http|HTTP|https)://(h|H:1|)(/a|/|\\?q|)",
+        1 => "(http|HTTP|https)://(h|H:1|h:1|)(/a|/|\\?q|)",
         1 => "/a[ -~]{0,4}",
     ];
     let version = prop_oneof![12 => Just("HTTP/1.1"), 2 => Just("HTTP/1.0"), 1 => Just("HTTP/1.2"), 1 => Just("HTTP/2.0"), 1 => Just("")];
-    let host = prop_oneof![12 => Just("Host: h\r\n"), 1 => Just("Host: H:1\r\n"), 1 => Just(""), 1 => Just("Host: h\r\nHost: h\r\n"), 1 => Just("Host: a b\r\n")];
+    let host = prop_oneof![12 => Just("Host: h\r\n"), 2 => Just("Host: H:1\r\nX-T: 1\r\nX-U: 3\r\nx-t: 2\r\n"), 1 => Just("Host: H:1\r\n"), 1 => Just(""), 1 => Just("Host: h\r\nHost: h\r\n"), 1 => Just("Host: a b\r\n")];
     let field = prop_oneof![
         4 => "X-[a-z]{1,4}: [ -~]{0,6}\r\n",
+        6 => Just("X-T: 1\r\n".to_owned()),
+        3 => "[Xx][-_][TtUu]:[ \t]{0,2}(1|2|1,2|)[ \t]{0,1}\r\n",
+        1 => "Connection: (x-t|close, X-U)\r\n",
         2 => "Connection: (close|keep-alive|x, Close|upgrade|host)\r\n",
         1 => "(Upgrade: h2c|Expect: 100-continue|Expect: x|Content_Length: 3|A b: c|A : b|: c|A\tb: c|Abc| folded)\r\n",
         1 => "A: [\t -~\u{80}\u{7}]{0,2}\r\n",
@@ -513,10 +621,12 @@ fn stream() -> impl Strategy<Value = Bytes> {
             bytes.extend(body);
             bytes
         });
-    let plain =
-        "/a[a-z]{0,4}".prop_map(|path| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").into_bytes());
-    let requests =
-        proptest::collection::vec(prop_oneof![plain, request], 0..5).prop_map(|requests| requests.concat());
+    let plain = "/a[a-z]{0,4}"
+        .prop_map(|path| format!("GET {path} HTTP/1.1\r\nHost: h\r\nX-T: 1\r\n\r\n").into_bytes());
+    let hosts = "(GET|POST) (/a|http://[Hh]:1/a) HTTP/1\\.[01]\r\n(Host:( h| [Hh]:1)?\r\n)?X-T: 1(,2)?\r\nX-U: \r\n\r\n"
+        .prop_map(String::into_bytes);
+    let requests = proptest::collection::vec(prop_oneof![2 => plain, 1 => hosts, 2 => request], 0..5)
+        .prop_map(|requests| requests.concat());
     let mutation = proptest::option::weighted(
         0.3,
         (
@@ -565,10 +675,12 @@ proptest! {
         slice in 1usize..40,
         start in prop_oneof![any::<u32>(), (u32::MAX - 200)..=u32::MAX],
         bytewise in prop::bool::weighted(0.1),
+        by_head in any::<bool>(),
     ) {
         let stream = stream.0;
-        let expected = oracle::judge(&stream, allow);
-        let rules = [(Direction::Ingress, &*COMPILED)];
+        let (set, by_hand) = rules(by_head);
+        let expected = oracle::judge(&stream, by_hand);
+        let rules = [(Direction::Ingress, set)];
         let mut ends: Vec<usize> = if bytewise { (1..stream.len()).collect() } else { cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect() };
         ends.push(stream.len());
         ends.sort_unstable();
@@ -617,10 +729,12 @@ proptest! {
         stream in stream(),
         sends in proptest::collection::vec((any::<prop::sample::Index>(), 1usize..60, any::<bool>()), 0..60),
         start in (u32::MAX - 300)..=u32::MAX,
+        by_head in any::<bool>(),
     ) {
         let stream = stream.0;
-        let expected = oracle::judge(&stream, allow);
-        let rules = [(Direction::Ingress, &*COMPILED)];
+        let (set, by_hand) = rules(by_head);
+        let expected = oracle::judge(&stream, by_hand);
+        let rules = [(Direction::Ingress, set)];
         let (mut gate, mut log, mut at) = (HttpGate::new(start, 1), Log::default(), 0);
         let mut sends: Vec<_> = sends.into_iter().map(|(from, len, ack)| (Some(from), len, ack)).collect();
         // In the end TCP fills every hole.
@@ -663,7 +777,9 @@ proptest! {
             (any::<bool>(), 0usize..80, 1usize..60, proptest::option::weighted(0.4, any::<prop::sample::Index>()), any::<bool>(), any::<bool>()), 1..80),
         start in (u32::MAX - 300)..=u32::MAX,
         related in any::<bool>(),
+        by_head in any::<bool>(),
     ) {
+        let (set, by_hand) = rules(by_head);
         let (one, mut two) = (streams.0.0, streams.1.0);
         if related {
             two = one.clone();
@@ -674,7 +790,7 @@ proptest! {
                 two[at] = byte;
             }
         }
-        let rules = [(Direction::Ingress, &*COMPILED)];
+        let rules = [(Direction::Ingress, set)];
         let (mut gate, mut log) = (HttpGate::new(start, 1), Log::default());
         let mut server: Vec<u8> = Vec::new();
         let mut acked = 0;
@@ -706,6 +822,6 @@ proptest! {
                 prop_assert_eq!(gate.server(&reply, &mut log), GateVerdict::Forward);
             }
         }
-        prop_assert_eq!(oracle::judge(&server, allow).denied, None, "server has {:?}", String::from_utf8_lossy(&server));
+        prop_assert_eq!(oracle::judge(&server, by_hand).denied, None, "server has {:?}", String::from_utf8_lossy(&server));
     }
 }

@@ -139,6 +139,7 @@ fn http_rules(field: &Field<'_>) -> Option<Option<Arc<HttpRuleSet>>> {
         rules.push(HttpRule {
             method: text("method")?,
             path: text("path")?,
+            ..HttpRule::default()
         });
     }
     if rules.is_empty() {

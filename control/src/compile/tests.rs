@@ -220,7 +220,7 @@ impl World {
 
     fn http(&self, from: &str, to: &str, port: u16, method: &str, path: &str) -> (bool, Vec<String>) {
         let names = (from.parse().expect("name"), to.parse().expect("name"));
-        let request = HttpRequest { method, path };
+        let request = HttpRequest::new(method, path);
         let explained = explain(
             &self.index,
             &names.0,

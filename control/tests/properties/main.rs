@@ -170,9 +170,15 @@ fn decide(
         Decision::AllowHttp(rules, _) => {
             let set = policy.http(rules).expect("rule set");
             let allowed = flow.http.as_ref().is_some_and(|http| {
+                let headers = http.headers.iter();
+                let headers: Vec<(&str, &[u8])> = headers
+                    .map(|(name, value)| (name.as_str(), value.as_bytes()))
+                    .collect();
                 let request = HttpRequest {
                     method: &http.method,
                     path: &http.path,
+                    host: &http.host,
+                    headers: &headers,
                 };
                 set.decide(&request).is_some()
             });

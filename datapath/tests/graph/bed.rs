@@ -107,6 +107,7 @@ pub fn get(path: &str) -> Allow {
     Allow::Http(vec![HttpRule {
         method: Some("GET".into()),
         path: Some(path.into()),
+        ..HttpRule::default()
     }])
 }
 

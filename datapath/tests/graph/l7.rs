@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::DropReason;
+use policy::{DropReason, HeaderMatch, HttpRule};
 use sluice_datapath::event::FlowEventKind;
 use sluice_datapath::wire::tcp::{Tcp, TcpFlags};
 
@@ -238,4 +238,32 @@ fn egress_rules_gate_too() {
     conn.open(&mut bed);
     conn.client_sends(&mut bed, DATA, BAD);
     assert!(bed.got_one(A.key()).payload().starts_with(b"HTTP/1.1 403"));
+}
+
+#[test]
+fn rules_of_host_and_headers_gate_a_head_that_comes_in_pieces() {
+    let rule = HttpRule {
+        host: Some("flask(:[0-9]+)?".into()),
+        headers: vec![HeaderMatch::parse("X-Token: s3")],
+        ..HttpRule::default()
+    };
+    for (token, passes) in [("s3", true), ("s4", false)] {
+        let mut bed = Bed::guarded(Allow::Http(vec![rule.clone()]));
+        let mut conn = Conn::new(A, B, 5000);
+        conn.open(&mut bed);
+        let head = format!("GET /x HTTP/1.1\r\nHost: flask:5000\r\nX-Token: {token}\r\n\r\n");
+        // Inside the token: neither piece has its whole value.
+        let (first, second) = head.as_bytes().split_at(head.len() - 5);
+        conn.client_sends(&mut bed, DATA, first);
+        assert_eq!(bed.got_one(B.key()).payload(), first);
+        conn.client_sends(&mut bed, DATA, second);
+        let reached = bed.got_one(B.key());
+        if passes {
+            assert_eq!(reached.payload(), second);
+        } else {
+            assert!(reached.tcp().flags.has(TcpFlags::RST) && reached.payload().is_empty());
+            assert!(bed.got_one(A.key()).payload().starts_with(b"HTTP/1.1 403"));
+            assert_eq!(bed.dropped(DropReason::HttpDenied), 1);
+        }
+    }
 }

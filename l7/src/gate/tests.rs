@@ -1,6 +1,6 @@
 //! The gate on whole flows: verdicts, answers, sequence numbers.
 
-use policy::HttpRule;
+use policy::{HeaderMatch, HttpRule};
 
 use super::*;
 use crate::http1::head::HEAD_LIMIT;
@@ -29,6 +29,7 @@ fn rules(paths: &[&str]) -> HttpRuleSet {
     let rule = |path: &&str| HttpRule {
         method: None,
         path: Some((*path).into()),
+        ..HttpRule::default()
     };
     HttpRuleSet::new(paths.iter().map(rule).collect()).expect("rules of a test compile")
 }
@@ -619,4 +620,300 @@ fn memory_is_fixed_when_the_flow_begins() {
         flow.client = flow.client.wrapping_add(len(GET));
     }
     assert_eq!(flow.gate.bytes(), before);
+}
+
+/// `/ok` on the host `a` with `X-Token: s3` and some `X-Trace`; `/open` on any host, without conditions.
+fn head_rules() -> HttpRuleSet {
+    let conditional = HttpRule {
+        path: Some("/ok.*".into()),
+        host: Some("a(:80)?".into()),
+        headers: ["X-Token: s3", "X-Trace"].map(HeaderMatch::parse).to_vec(),
+        ..HttpRule::default()
+    };
+    let open = HttpRule {
+        path: Some("/open".into()),
+        ..HttpRule::default()
+    };
+    HttpRuleSet::new(vec![conditional, open]).expect("compiles")
+}
+
+impl Flow {
+    fn with_head_rules() -> Self {
+        Self {
+            rules: head_rules(),
+            ..Self::new()
+        }
+    }
+}
+
+/// A GET of `/ok` with `fields`, each without its line end.
+fn with_fields(fields: &[&str]) -> Vec<u8> {
+    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    format!("GET /ok HTTP/1.1\r\n{fields}\r\n").into_bytes()
+}
+
+const HEAD_DENIED: Option<(DropReason, Option<Direction>)> =
+    Some((DropReason::HttpDenied, Some(Direction::Ingress)));
+
+#[test]
+fn head_that_a_rule_of_host_and_headers_allows_passes_however_it_is_cut() {
+    let head = with_fields(&["x-TOKEN:s3 ", "Accept: */*", "Host: a:80", "X-Trace:"]);
+    for first in 0..head.len() {
+        for second in first..head.len() {
+            let mut flow = Flow::with_head_rules();
+            for part in [&head[..first], &head[first..second], &head[second..]] {
+                assert_eq!(flow.send(part), GateVerdict::Forward, "{first} {second}");
+            }
+            assert_eq!(flow.log.requests, [allowed("/ok")], "{first} {second}");
+        }
+    }
+}
+
+#[test]
+fn head_that_such_a_rule_denies_never_passes_its_end_however_it_is_cut() {
+    for fields in [
+        &["Host: a", "X-Token: s4", "X-Trace: 1"][..],
+        &["Host: a", "X-Token: s3"],
+        &["Host: b", "X-Token: s3", "X-Trace: 1"],
+    ] {
+        let head = with_fields(fields);
+        let end = head.len() - 2;
+        for first in 0..end {
+            for second in first..=end {
+                let mut flow = Flow::with_head_rules();
+                for part in [&head[..first], &head[first..second]] {
+                    assert_eq!(flow.send(part), GateVerdict::Forward, "{first} {second}");
+                }
+                let client = flow.client;
+                let denial = denial(flow.send(&head[second..]));
+                assert_eq!(
+                    (denial.reason, denial.direction, denial.answer),
+                    (
+                        DropReason::HttpDenied,
+                        Some(Direction::Ingress),
+                        Answer::Forbidden
+                    )
+                );
+                assert_eq!(denial.server_reset_seq, client);
+                assert_eq!(denial.client_ack, CLIENT.wrapping_add(len(&head)));
+                assert_eq!(flow.log.requests, [("GET".into(), "/ok".into(), HEAD_DENIED)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn host_and_headers_are_decided_before_the_carriage_return_of_the_empty_line_passes() {
+    let mut flow = Flow::with_head_rules();
+    let head = with_fields(&["Host: a", "X-Token: s4", "X-Trace: 1"]);
+    let end = head.len() - 2;
+    for byte in &head[..end] {
+        assert_eq!(flow.send(&[*byte]), GateVerdict::Forward);
+    }
+    let client = flow.client;
+    let denial = denial(flow.send(b"\r"));
+    assert_eq!(
+        (denial.answer, denial.server_reset_seq),
+        (Answer::Forbidden, client)
+    );
+}
+
+#[test]
+fn line_that_no_rule_of_host_and_headers_can_allow_is_denied_at_its_end() {
+    let mut flow = Flow::with_head_rules();
+    assert_eq!(flow.send(b"GET /metrics HTTP/1.1"), GateVerdict::Forward);
+    assert_eq!(denial(flow.send(b"\r")).reason, DropReason::HttpDenied);
+}
+
+#[test]
+fn rule_without_conditions_allows_beside_rules_that_have_some() {
+    let mut flow = Flow::with_head_rules();
+    assert_eq!(
+        flow.send(b"GET /open HTTP/1.1\r\nHost: b\r\n"),
+        GateVerdict::Forward
+    );
+    assert_eq!(flow.send(b"X-Token: s4\r\n\r\n"), GateVerdict::Forward);
+    assert_eq!(flow.send(b"GET /open HTTP/1.0\r\n\r\n"), GateVerdict::Forward);
+}
+
+#[test]
+fn ambiguous_host_or_header_denies_where_a_rule_depends_on_it() {
+    use DropReason::{HttpDenied, HttpMalformed};
+    for (fields, reason) in [
+        (&["Host: A", "X-Token: s3", "X-Trace: 1"][..], HttpDenied),
+        (&["Host: a:443", "X-Token: s3", "X-Trace: 1"], HttpDenied),
+        (&["Host:", "X-Token: s3", "X-Trace: 1"], HttpDenied),
+        (&["X-Token: s3", "X-Trace: 1"], HttpMalformed),
+        (
+            &["Host: a", "Host: a", "X-Token: s3", "X-Trace: 1"],
+            HttpMalformed,
+        ),
+        (&["Host : a", "X-Token: s3", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a,a", "X-Token: s3", "X-Trace: 1"], HttpMalformed),
+        (
+            &["Host: a", "X-Token: s3", "X-Token: s3", "X-Trace: 1"],
+            HttpDenied,
+        ),
+        (&["Host: a", "X-Token: s3", "X-Token:", "X-Trace: 1"], HttpDenied),
+        (&["Host: a", "X-Token: s3,", "X-Trace: 1"], HttpDenied),
+        (&["Host: a", "X-Token: S3", "X-Trace: 1"], HttpDenied),
+        (&["Host: a", "X-Token:", "X-Trace: 1"], HttpDenied),
+        (&["Host: a", "X_Token: s3", "X-Trace: 1"], HttpDenied),
+        (
+            &["Host: a", "X-Token: s3", "X_Token: s4", "X-Trace: 1"],
+            HttpDenied,
+        ),
+        (&["Host: a", "X-Token : s3", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a", "X-Token:", " s3", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a", "X-Token: s3", "\t4", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a", "X-Token: s3\u{e9}", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a", "X-Tok\u{e9}n: s3", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a", "X-Token: s3\0", "X-Trace: 1"], HttpMalformed),
+        (
+            &["Host: a", "X-Token: s3", "X-Trace: 1", "Connection: x-token"],
+            HttpDenied,
+        ),
+        (&["Host: a", "Y: \rX-Token: s3", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a", "Y: \nX-Token: s3", "X-Trace: 1"], HttpMalformed),
+        (&["Host: a", "Y: X-Token: s3", "X-Trace: 1"], HttpDenied),
+    ] {
+        let denial = denial(Flow::with_head_rules().send(&with_fields(fields)));
+        assert_eq!(denial.reason, reason, "{fields:?}");
+    }
+}
+
+#[test]
+fn odd_spelling_that_every_server_reads_alike_is_allowed() {
+    for fields in [
+        &["hOST:a", "x-token:s3", "X-TRACE:"][..],
+        &["Host: \t a \t", "X-Token:\t s3 \t", "X-Trace: ", "X-Trace: 2"],
+        &[
+            "X-Trace: 1",
+            "X-Tokens: s4",
+            "X-Token: s3",
+            "Host: a",
+            "Connection: close",
+        ],
+    ] {
+        let mut flow = Flow::with_head_rules();
+        assert_eq!(
+            flow.send(&with_fields(fields)),
+            GateVerdict::Forward,
+            "{fields:?}"
+        );
+    }
+}
+
+#[test]
+fn host_in_another_case_than_the_targets_authority_matches_no_rule_of_a_host() {
+    let head = |target: &str, host: &str| {
+        format!("GET http://{target}/ok HTTP/1.1\r\nHost: {host}\r\nX-Token: s3\r\nX-Trace: 1\r\n\r\n")
+    };
+    let send = |target, host| Flow::with_head_rules().send(head(target, host).as_bytes());
+    assert_eq!(send("a", "a"), GateVerdict::Forward);
+    assert_eq!(denial(send("A", "a")).reason, DropReason::HttpDenied);
+    assert_eq!(denial(send("a", "A")).reason, DropReason::HttpDenied);
+    assert_eq!(denial(send("b", "a")).reason, DropReason::HttpMalformed);
+    let plain = Flow::new().send(head("A", "a").as_bytes());
+    assert_eq!(
+        plain,
+        GateVerdict::Forward,
+        "without such a rule the two are one host"
+    );
+}
+
+#[test]
+fn every_direction_needs_its_host_and_headers() {
+    let (conditional, all) = (head_rules(), rules(&[".*"]));
+    for (sets, expected) in [
+        (
+            [(Direction::Egress, &conditional), (Direction::Ingress, &all)],
+            Direction::Egress,
+        ),
+        (
+            [(Direction::Egress, &all), (Direction::Ingress, &conditional)],
+            Direction::Ingress,
+        ),
+    ] {
+        let judge = |head: &[u8]| {
+            let slices = [head];
+            let segment = Segment {
+                seq: 1,
+                ack: 1,
+                payload: Payload::new(&slices),
+                fin: false,
+            };
+            HttpGate::new(1, 1).client(&segment, &sets, &mut Log::default())
+        };
+        let verdict = judge(&with_fields(&["Host: a", "X-Trace: 1"]));
+        assert_eq!(denial(verdict).direction, Some(expected));
+        let verdict = judge(&with_fields(&["Host: a", "X-Trace: 1", "X-Token: s3"]));
+        assert_eq!(verdict, GateVerdict::Forward);
+    }
+}
+
+#[test]
+fn header_of_one_pipelined_request_does_not_allow_the_next() {
+    let good = with_fields(&["Host: a", "X-Token: s3", "X-Trace: 1"]);
+    let bad = with_fields(&["Host: a", "X-Trace: 1"]);
+    let mut flow = Flow::with_head_rules();
+    assert_eq!(
+        flow.send(&[good.clone(), good.clone()].concat()),
+        GateVerdict::Forward
+    );
+    assert_eq!(flow.send(&good), GateVerdict::Forward);
+    let client = flow.client;
+    let denial = denial(flow.send(&[good, bad].concat()));
+    assert_eq!((denial.answer, denial.server_reset_seq), (Answer::Reset, client));
+}
+
+#[test]
+fn header_that_the_server_has_acknowledged_is_judged_as_it_first_came() {
+    let head = with_fields(&["Host: a", "X-Token: s4", "X-Trace: 1"]);
+    let forged = with_fields(&["Host: a", "X-Token: s3", "X-Trace: 1"]);
+    let cut = head.len() - 2;
+    let mut flow = Flow::with_head_rules();
+    assert_eq!(flow.send(&head[..cut]), GateVerdict::Forward);
+    assert_eq!(
+        flow.raw(CLIENT, &forged[..cut], false),
+        GateVerdict::Forward,
+        "the server has these bytes"
+    );
+    assert_eq!(
+        denial(flow.raw(CLIENT, &forged, false)).reason,
+        DropReason::HttpDenied
+    );
+    let mut flow = Flow::with_head_rules();
+    assert_eq!(flow.raw(CLIENT, &head[..cut], false), GateVerdict::Forward);
+    assert_eq!(
+        denial(flow.raw(CLIENT, &forged, false)).reason,
+        DropReason::L7Mismatch
+    );
+}
+
+#[test]
+fn header_rules_that_change_inside_a_head_hold_for_its_end() {
+    let mut flow = Flow::new();
+    assert_eq!(
+        flow.send(b"GET /ok HTTP/1.1\r\nHost: a\r\n"),
+        GateVerdict::Forward
+    );
+    flow.rules = head_rules();
+    assert_eq!(denial(flow.send(b"\r\n")).reason, DropReason::HttpDenied);
+}
+
+#[test]
+fn largest_head_is_judged_by_its_last_field() {
+    let pad = |token: &str| {
+        let bare = with_fields(&["Host: a", "X-Trace: 1", "Y: ", token]).len();
+        let pad = format!("Y: {}", "x".repeat(HEAD_LIMIT - bare));
+        with_fields(&["Host: a", "X-Trace: 1", &pad, token])
+    };
+    let mut flow = Flow::with_head_rules();
+    assert_eq!(pad("X-Token: s3").len(), HEAD_LIMIT);
+    assert_eq!(flow.send(&pad("X-Token: s3")), GateVerdict::Forward);
+    assert_eq!(
+        denial(flow.send(&pad("X-Token: s4"))).reason,
+        DropReason::HttpDenied
+    );
 }

@@ -104,6 +104,8 @@ pub enum Framing {
 pub struct Head<'a> {
     /// The request line.
     pub line: ParsedLine<'a>,
+    /// What rules of a host are compared with; empty if there is no host that all servers read alike.
+    pub host: &'a str,
     /// The body.
     pub framing: Framing,
     /// Whether another request may follow on the connection.
@@ -188,14 +190,11 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
     };
     let parsed = line.finish(bytes)?;
     let judge = || {
-        let Fields {
-            framing,
-            is_persistent,
-        } = parse_fields(bytes, &line.layout(&parsed).view(bytes))?;
-        Ok(Head {
+        parse_fields(bytes, &line.layout(&parsed).view(bytes), |fields| Head {
             line: parsed,
-            framing,
-            is_persistent,
+            host: fields.host,
+            framing: fields.framing,
+            is_persistent: fields.is_persistent,
         })
     };
     match FieldScanner::default().feed(limited.get(len..).unwrap_or_default())? {
@@ -243,18 +242,37 @@ impl Field {
     }
 }
 
-/// What the fields say of the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fields {
+/// What the fields say.
+#[derive(Debug)]
+pub(crate) struct Fields<'s, 'a> {
     pub(crate) framing: Framing,
     pub(crate) is_persistent: bool,
+    /// See [`Head::host`].
+    pub(crate) host: &'a str,
+    headers: &'s [httparse::Header<'a>],
 }
 
-/// Judges the fields of a complete head whose line ends were checked by [`FieldScanner`] and whose first line is `line`.
+impl<'a> Fields<'_, 'a> {
+    /// Calls `read` with names and values of all fields, in the order sent.
+    pub(crate) fn with_headers<T>(&self, read: impl FnOnce(&[(&'a str, &'a [u8])]) -> T) -> T {
+        let mut headers: [(&str, &[u8]); FIELD_LIMIT] = [("", &[]); FIELD_LIMIT];
+        for (place, header) in headers.iter_mut().zip(self.headers) {
+            *place = (header.name, header.value);
+        }
+        read(headers.get(..self.headers.len()).unwrap_or_default())
+    }
+}
+
+/// Judges the fields of a complete head whose line ends were checked by [`FieldScanner`] and whose first line is `line`; `then`
+/// gets what they say.
 ///
 /// # Errors
 /// The rule that is broken.
-pub(crate) fn parse_fields(bytes: &[u8], line: &LineView<'_>) -> Result<Fields, HeadError> {
+pub(crate) fn parse_fields<'a, T>(
+    bytes: &'a [u8],
+    line: &LineView<'_>,
+    then: impl FnOnce(&Fields<'_, 'a>) -> T,
+) -> Result<T, HeadError> {
     if !bytes.is_ascii() {
         return Err(HeadError::Field);
     }
@@ -310,12 +328,14 @@ pub(crate) fn parse_fields(bytes: &[u8], line: &LineView<'_>) -> Result<Fields, 
             Field::Upgrade => options.upgrade = true,
         }
     }
-    match (host, line.authority) {
-        (None, None) if line.version == Version::Http10 => {}
-        (Some(_), None) => {}
-        (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority) => {}
+    let host = match (host, line.authority) {
+        (None, None) if line.version == Version::Http10 => "",
+        (Some(host), None) => host,
+        (Some(host), Some(authority)) if host.as_bytes() == authority => host,
+        // The same host, but rules tell the cases apart, and which of the two a server takes is open.
+        (Some(host), Some(authority)) if host.as_bytes().eq_ignore_ascii_case(authority) => "",
         _ => return Err(HeadError::Host),
-    }
+    };
     let framing = match (length, is_chunked) {
         (Some(_), true) => return Err(HeadError::BothFramings),
         (None, true) => Framing::Chunked,
@@ -329,10 +349,12 @@ pub(crate) fn parse_fields(bytes: &[u8], line: &LineView<'_>) -> Result<Fields, 
         return Err(HeadError::Upgrade);
     }
     let is_persistent = !options.close && (line.version == Version::Http11 || options.keep_alive);
-    Ok(Fields {
+    Ok(then(&Fields {
         framing,
         is_persistent,
-    })
+        host,
+        headers: request.headers,
+    }))
 }
 
 /// `1*DIGIT` up to 2^63-1: no sign, no list, no blank inside.
@@ -348,9 +370,9 @@ fn content_length(value: &[u8]) -> Option<u64> {
 }
 
 /// `uri-host [":" port]` by its characters (RFC 3986, section 3.2.2); empty is allowed (RFC 9112, section 3.2).
-fn host_value(value: &[u8]) -> Result<&[u8], HeadError> {
+fn host_value(value: &[u8]) -> Result<&str, HeadError> {
     if line::run(value, line::HOST) == value.len() {
-        Ok(value)
+        std::str::from_utf8(value).map_err(|_not_ascii| HeadError::Host)
     } else {
         Err(HeadError::Host)
     }

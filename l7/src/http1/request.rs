@@ -2,13 +2,14 @@
 //!
 //! Bytes are judged strictly in order, so that how they were cut into segments cannot change a verdict. The request line is
 //! decided at its carriage return, the head as a whole at the carriage return of its empty line: a server that takes a bare
-//! carriage return for a line end sees neither before the decision.
+//! carriage return for a line end sees neither before the decision. A line that only some hosts or headers may follow passes,
+//! and the end of the head, without which no server acts on it, waits for the decision.
 
-use policy::{Direction, DropReason, HttpRequest};
+use policy::{Direction, DropReason, HttpRequest, HttpRuleSet, LineVerdict};
 
 use super::body::{BodyStep, Chunked};
 use super::head::{FieldScanner, Fields, Framing, HEAD_LIMIT, HeadError, ScanStep, parse_fields};
-use super::line::{LineLayout, LineStep, RequestLine};
+use super::line::{LineLayout, LineStep, ParsedLine, RequestLine};
 use super::response::Outstanding;
 use crate::gate::{L7Sink, Rules};
 use crate::sequence::{CopyFull, JudgedStream};
@@ -93,7 +94,7 @@ pub(crate) struct RequestParser {
     /// Sequence number of the current request's first byte.
     begin: u32,
     head_len: usize,
-    /// The request line was decided by the rules of this call.
+    /// The rules of this call allow the request whatever its fields are.
     is_decided: bool,
     is_persistent: bool,
     /// Requests judged since [`begin_segment`](Self::begin_segment).
@@ -252,8 +253,7 @@ impl RequestParser {
         self.head_len += used;
         if let LineStep::Complete(_) = step? {
             let line = self.line.finish(stream.head())?;
-            decide(rules, line.method, line.target.path)?;
-            self.is_decided = true;
+            self.is_decided = decide_line(rules, line.method, line.target.path)?;
             self.phase = Phase::Fields(FieldScanner::default(), self.line.layout(&line));
         }
         Ok(used)
@@ -283,20 +283,17 @@ impl RequestParser {
         stream.push_head(bytes.get(..used).unwrap_or_default())?;
         self.head_len += used;
         let (line, is_decided) = (self.line, self.is_decided);
-        let (fields, is_head) = stream.with_head_and_line_feed(|bytes| {
+        let (framing, is_persistent, is_head) = stream.with_head_and_line_feed(|bytes| {
             let view = layout.view(bytes);
-            let fields = parse_fields(bytes, &view)?;
-            if !is_decided {
-                let line = line.finish(bytes)?;
-                decide(rules, line.method, line.target.path)?;
-            }
-            sink.request(view.method, view.path, None);
-            Ok::<_, Stop>((fields, view.method == b"HEAD"))
+            parse_fields(bytes, &view, |fields| {
+                if !is_decided {
+                    let line = line.finish(bytes)?;
+                    decide(rules, &line, fields)?;
+                }
+                sink.request(view.method, view.path, None);
+                Ok::<_, Stop>((fields.framing, fields.is_persistent, view.method == b"HEAD"))
+            })?
         })?;
-        let Fields {
-            framing,
-            is_persistent,
-        } = fields;
         self.is_persistent = is_persistent;
         self.judged += 1;
         self.last = Some(RequestRef {
@@ -317,15 +314,41 @@ impl RequestRef {
     }
 }
 
-/// Every rule set must allow the request.
-fn decide(rules: Rules<'_>, method: &str, path: &str) -> Result<(), Stop> {
-    let request = HttpRequest { method, path };
-    match rules.iter().find(|(_, set)| set.decide(&request).is_none()) {
-        None => Ok(()),
-        Some((direction, _)) => Err(Stop::Fault(Fault {
-            reason: DropReason::HttpDenied,
-            direction: Some(*direction),
-            place: FaultPlace::Head,
-        })),
+/// Every rule set must allow the request, or leave it to its fields; says whether all allow it.
+fn decide_line(rules: Rules<'_>, method: &str, path: &str) -> Result<bool, Stop> {
+    let mut is_decided = true;
+    for (direction, set) in rules {
+        match set.decide_line(method, path) {
+            LineVerdict::Allowed => {}
+            LineVerdict::Open => is_decided = false,
+            LineVerdict::Denied => return Err(denied(*direction)),
+        }
     }
+    Ok(is_decided)
+}
+
+/// Every rule set must allow the request.
+fn decide(rules: Rules<'_>, line: &ParsedLine<'_>, fields: &Fields<'_, '_>) -> Result<(), Stop> {
+    fields.with_headers(|headers| {
+        let request = HttpRequest {
+            method: line.method,
+            path: line.target.path,
+            host: fields.host,
+            headers,
+        };
+        let denies = |(_, set): &&(Direction, &HttpRuleSet)| set.decide(&request).is_none();
+        match rules.iter().find(denies) {
+            None => Ok(()),
+            Some((direction, _)) => Err(denied(*direction)),
+        }
+    })
+}
+
+/// The rules of `direction` deny the request.
+fn denied(direction: Direction) -> Stop {
+    Stop::Fault(Fault {
+        reason: DropReason::HttpDenied,
+        direction: Some(direction),
+        place: FaultPlace::Head,
+    })
 }

@@ -8,6 +8,7 @@ fn rule(method: Option<&str>, path: Option<&str>) -> HttpRule {
     HttpRule {
         method: method.map(Into::into),
         path: path.map(Into::into),
+        ..HttpRule::default()
     }
 }
 
@@ -16,7 +17,7 @@ fn set(rules: &[(Option<&str>, Option<&str>)]) -> HttpRuleSet {
 }
 
 fn allows(set: &HttpRuleSet, method: &str, path: &str) -> bool {
-    set.decide(&HttpRequest { method, path }).is_some()
+    set.decide(&HttpRequest::new(method, path)).is_some()
 }
 
 fn path_allows(pattern: &str, path: &str) -> bool {
@@ -85,7 +86,7 @@ fn decide_names_the_first_rule_that_matches() {
         (None, Some("/ab")),
         (None, None),
     ]);
-    let decide = |path| set.decide(&HttpRequest { method: "GET", path });
+    let decide = |path| set.decide(&HttpRequest::new("GET", path));
     assert_eq!((decide("/ab"), decide("/z")), (Some(1), Some(3)));
 }
 
@@ -147,11 +148,8 @@ fn patterns_too_large_for_one_automaton_still_decide_exactly() {
         "/11111111111111111111",
     ] {
         assert_eq!(
-            set.decide(&HttpRequest {
-                method: "GET",
-                path: text
-            }),
-            oracle(&rules, "GET", text),
+            set.decide(&HttpRequest::new("GET", text)),
+            oracle(&rules, &HttpRequest::new("GET", text)),
             "{text}"
         );
     }
@@ -163,20 +161,8 @@ fn rules_beyond_one_pass_are_reached() {
         .map(|n| rule(Some("GET"), Some(&format!("/r{n}"))))
         .collect();
     let set = HttpRuleSet::new(rules).expect("compiles");
-    assert_eq!(
-        set.decide(&HttpRequest {
-            method: "GET",
-            path: "/r2999"
-        }),
-        Some(2999)
-    );
-    assert_eq!(
-        set.decide(&HttpRequest {
-            method: "GET",
-            path: "/r3000"
-        }),
-        None
-    );
+    assert_eq!(set.decide(&HttpRequest::new("GET", "/r2999")), Some(2999));
+    assert_eq!(set.decide(&HttpRequest::new("GET", "/r3000")), None);
 }
 
 #[test]
@@ -190,23 +176,405 @@ fn serialised_form_is_the_source_list() {
     let set: HttpRuleSet = serde_json::from_str(source).expect("valid");
     assert_eq!(serde_json::to_string(&set).expect("serialises"), source);
     assert!(serde_json::from_str::<HttpRuleSet>(r#"[{"path":"("}]"#).is_err());
-    assert!(
-        serde_json::from_str::<HttpRuleSet>(r#"[{"headers":["X-A 1"]}]"#).is_err(),
-        "an ignored field would widen the rule"
+    for unknown in [r#"[{"cookies":["X-A 1"]}]"#, r#"[{"headers":["X-A 1"]}]"#] {
+        let read = serde_json::from_str::<HttpRuleSet>(unknown);
+        assert!(read.is_err(), "an ignored field would widen the rule: {unknown}");
+    }
+}
+
+#[test]
+fn host_and_headers_survive_serialisation_and_are_absent_where_not_given() {
+    let source = concat!(
+        r#"[{"host":"a(:80)?","headers":[{"name":"x-a","value":"present"},"#,
+        r#"{"name":"x-b","value":{"exactly":"1"},"mismatch":"log"},{"name":"x-c","value":"never"}]}]"#
+    );
+    let set: HttpRuleSet = serde_json::from_str(source).expect("valid");
+    assert_eq!(serde_json::to_string(&set).expect("serialises"), source);
+    assert_eq!(
+        serde_json::to_string(&HttpRule::default()).expect("serialises"),
+        "{}"
     );
 }
 
-/// Every rule by itself, every field by its own anchored regex.
-fn oracle(rules: &[HttpRule], method: &str, path: &str) -> Option<usize> {
+/// A rule of headers only.
+fn headers(matches: &[HeaderMatch]) -> HttpRuleSet {
+    let rule = HttpRule {
+        headers: matches.to_vec(),
+        ..HttpRule::default()
+    };
+    HttpRuleSet::new(vec![rule]).expect("compiles")
+}
+
+fn exactly(name: &str, value: &str) -> HeaderMatch {
+    HeaderMatch::new(name, HeaderValue::Exactly(value.into()))
+}
+
+fn present(name: &str) -> HeaderMatch {
+    HeaderMatch::new(name, HeaderValue::Present)
+}
+
+fn log(mut header: HeaderMatch) -> HeaderMatch {
+    header.mismatch = Mismatch::Log;
+    header
+}
+
+fn sends(set: &HttpRuleSet, fields: &[(&str, &str)]) -> bool {
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| (*name, value.as_bytes()))
+        .collect();
+    let request = HttpRequest {
+        headers: &fields,
+        ..HttpRequest::new("GET", "/")
+    };
+    set.decide(&request).is_some()
+}
+
+fn host_allows(pattern: &str, host: &str) -> bool {
+    let rule = HttpRule {
+        host: Some(pattern.into()),
+        ..HttpRule::default()
+    };
+    let set = HttpRuleSet::new(vec![rule]).expect("compiles");
+    let request = HttpRequest {
+        host,
+        ..HttpRequest::new("GET", "/")
+    };
+    set.decide(&request).is_some()
+}
+
+#[test]
+fn host_is_a_full_match_with_the_port_as_sent() {
+    for (pattern, host, expected) in [
+        ("a.example", "a.example", true),
+        (r"a\.example", "a.example", true),
+        (r"a\.example", "axexample", false),
+        (r"a\.example", "a.example:80", false),
+        (r"a\.example", "b.a.example", false),
+        (r"a\.example", "a.example.b", false),
+        (r"a\.example(:[0-9]+)?", "a.example:8080", true),
+        (r"a\.example:80", "a.example", false),
+        ("^a|b$", "b", true),
+        ("a|b", "ab", false),
+    ] {
+        assert_eq!(host_allows(pattern, host), expected, "{pattern} {host}");
+    }
+}
+
+#[test]
+fn host_is_case_sensitive() {
+    assert!(!host_allows("a", "A") && !host_allows("[a-z]+", "aB") && host_allows("(?i)a", "A"));
+}
+
+#[test]
+fn no_host_pattern_matches_a_request_without_host() {
+    assert!(!host_allows(".*", "") && !host_allows("a?", "") && !host_allows("^$", ""));
+    assert!(
+        host_allows("", "") && host_allows("", "a"),
+        "an empty pattern is an absent field"
+    );
+}
+
+#[test]
+fn host_that_does_not_compile_is_named() {
+    let broken = HttpRule {
+        host: Some("(".into()),
+        ..HttpRule::default()
+    };
+    let error = HttpRuleSet::new(vec![HttpRule::default(), broken]).unwrap_err();
+    assert_eq!((error.index, error.field), (1, "host"));
+}
+
+#[test]
+fn header_string_is_split_at_its_first_space() {
+    for (text, expected) in [
+        ("X-A 1", exactly("x-a", "1")),
+        ("X-A: 1", exactly("x-a", "1")),
+        ("X-A:: 1", exactly("x-a", "1")),
+        ("X-A: b c", exactly("x-a", "b c")),
+        ("X-A:  b", exactly("x-a", " b")),
+        ("X-A:", present("x-a:")),
+        ("X-A ", exactly("x-a", "")),
+        ("X-A", present("x-a")),
+        ("X-A:1", present("x-a:1")),
+        ("", present("")),
+        (" X-A", exactly("", "X-A")),
+    ] {
+        assert_eq!(HeaderMatch::parse(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn header_string_without_space_tests_for_a_header_of_that_whole_name() {
+    let set = headers(&[HeaderMatch::parse("X-A:1")]);
+    assert!(!sends(&set, &[("X-A", "1")]));
+}
+
+#[test]
+fn header_name_is_compared_without_case_and_value_exactly() {
+    let set = headers(&[exactly("X-Token", "aB")]);
+    for (field, expected) in [
+        (("X-Token", "aB"), true),
+        (("x-tOKEN", "aB"), true),
+        (("X-Token", "ab"), false),
+        (("X-Token", "aBc"), false),
+        (("X-Token", "a"), false),
+        (("X-Token", ""), false),
+        (("X-Token", "caB"), false),
+        (("X-Toke", "aB"), false),
+        (("X-Token2", "aB"), false),
+    ] {
+        assert_eq!(sends(&set, &[field]), expected, "{field:?}");
+    }
+    assert!(!sends(&set, &[]));
+}
+
+#[test]
+fn blanks_around_a_value_are_not_part_of_it() {
+    let set = headers(&[exactly("x-a", "b c")]);
+    assert!(sends(&set, &[("X-A", " \tb c\t ")]) && !sends(&set, &[("X-A", "b  c")]));
+    assert!(!sends(&headers(&[exactly("x-a", " b")]), &[("X-A", " b")]));
+}
+
+#[test]
+fn presence_is_independent_of_the_value_even_an_empty_one() {
+    let set = headers(&[present("X-A")]);
+    assert!(
+        sends(&set, &[("x-a", "1")])
+            && sends(&set, &[("x-a", "")])
+            && sends(&set, &[("x-a", ""), ("x-a", "2")])
+    );
+    assert!(!sends(&set, &[]) && !sends(&set, &[("x-b", "1")]));
+}
+
+#[test]
+fn empty_value_to_be_exact_demands_a_header_with_an_empty_value() {
+    let set = headers(&[exactly("x-a", "")]);
+    assert!(sends(&set, &[("x-a", "")]) && sends(&set, &[("x-a", " ")]));
+    assert!(!sends(&set, &[]) && !sends(&set, &[("x-a", "1")]) && !sends(&set, &[("x-a", ""), ("x-a", "")]));
+}
+
+#[test]
+fn several_fields_of_a_name_are_joined_with_a_comma_in_their_order() {
+    let set = headers(&[exactly("x-a", "b,c")]);
+    assert!(sends(&set, &[("X-A", "b"), ("other", "1"), ("x-a", " c ")]) && sends(&set, &[("x-a", "b,c")]));
+    for fields in [
+        &[("x-a", "c"), ("x-a", "b")][..],
+        &[("x-a", "b")],
+        &[("x-a", "b, c")],
+        &[("x-a", "b"), ("x-a", "c"), ("x-a", "")],
+        &[("x-a", "b,c"), ("x-a", "b,c")],
+    ] {
+        assert!(!sends(&set, fields), "{fields:?}");
+    }
+    let one = headers(&[exactly("x-a", "b")]);
+    assert!(
+        !sends(&one, &[("x-a", "b"), ("x-a", "b")]),
+        "a second value is no match, whichever a server takes"
+    );
+}
+
+#[test]
+fn name_that_servers_take_for_the_rules_name_denies() {
+    let set = headers(&[exactly("X-Token", "1")]);
+    for alike in ["X_Token", "x_token", "X.TOKEN", "X~Token"] {
+        assert!(!sends(&set, &[("X-Token", "1"), (alike, "2")]), "{alike}");
+        assert!(!sends(&set, &[(alike, "1")]), "{alike}");
+    }
+    assert!(sends(
+        &set,
+        &[("X-Token", "1"), ("X-Tokens", "2"), ("XxToken", "2")]
+    ));
+    assert!(!sends(
+        &headers(&[present("x-token")]),
+        &[("X-Token", "1"), ("X_Token", "")]
+    ));
+    assert!(!sends(
+        &headers(&[exactly("x_token", "1")]),
+        &[("x_token", "1"), ("x-token", "1")]
+    ));
+}
+
+#[test]
+fn header_that_connection_removes_denies() {
+    let set = headers(&[exactly("x-a", "1")]);
+    for options in ["x-a", "close, X-A", "X-A\t,close"] {
+        assert!(
+            !sends(&set, &[("X-A", "1"), ("Connection", options)]),
+            "{options}"
+        );
+        assert!(
+            !sends(&set, &[("connection", options), ("X-A", "1")]),
+            "{options}"
+        );
+    }
+    assert!(sends(&set, &[("X-A", "1"), ("Connection", "close, x-ab")]));
+    assert!(sends(
+        &headers(&[exactly("connection", "close")]),
+        &[("Connection", "close")]
+    ));
+}
+
+#[test]
+fn header_named_host_is_the_requests_host() {
+    let set = headers(&[exactly("Host", "a:1")]);
+    let decide = |host| {
+        let request = HttpRequest {
+            host,
+            headers: &[("Host", b"a:1")],
+            ..HttpRequest::new("GET", "/")
+        };
+        set.decide(&request).is_some()
+    };
+    assert!(decide("a:1") && !decide("A:1") && !decide("a") && !decide(""));
+}
+
+#[test]
+fn mismatch_log_lets_the_entry_match() {
+    for header in [log(exactly("x-a", "1")), log(present("x-a"))] {
+        let set = headers(std::slice::from_ref(&header));
+        assert!(sends(&set, &[]) && sends(&set, &[("x-a", "2")]) && sends(&set, &[("x-a", "1")]));
+        assert!(!sends(&headers(&[header, exactly("x-b", "1")]), &[("x-a", "1")]));
+    }
+}
+
+#[test]
+fn unknown_value_never_matches_whatever_the_mismatch() {
+    let never = HeaderMatch::new("x-a", HeaderValue::Never);
+    for header in [never.clone(), log(never)] {
+        let set = headers(&[header]);
+        assert!(!sends(&set, &[]) && !sends(&set, &[("x-a", "")]) && !sends(&set, &[("x-a", "1")]));
+    }
+}
+
+#[test]
+fn all_parts_of_an_entry_must_hold_and_entries_are_alternatives() {
+    let entry = |path: &str, host: Option<&str>, headers: &[HeaderMatch]| HttpRule {
+        method: Some("GET".into()),
+        path: Some(path.into()),
+        host: host.map(Into::into),
+        headers: headers.to_vec(),
+    };
+    let set = HttpRuleSet::new(vec![
+        entry("/a", Some("h"), &[exactly("x-a", "1"), present("x-b")]),
+        entry("/a", Some("h|i"), &[exactly("x-a", "2")]),
+        entry("/a", Some("j"), &[]),
+        entry("/b", None, &[]),
+    ])
+    .expect("compiles");
+    for (path, host, fields, expected) in [
+        ("/a", "h", &[("x-a", "1"), ("x-b", "")][..], Some(0)),
+        ("/a", "h", &[("x-a", "1")], None),
+        ("/a", "h", &[("x-b", "1")], None),
+        ("/a", "i", &[("x-a", "1"), ("x-b", "")], None),
+        ("/a", "i", &[("x-a", "2")], Some(1)),
+        ("/a", "h", &[("x-a", "2")], Some(1)),
+        ("/a", "j", &[], Some(2)),
+        ("/a", "k", &[("x-a", "2")], None),
+        ("/b", "", &[], Some(3)),
+        ("/c", "j", &[("x-a", "2")], None),
+    ] {
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()))
+            .collect();
+        let request = HttpRequest {
+            method: "GET",
+            path,
+            host,
+            headers: &fields,
+        };
+        assert_eq!(set.decide(&request), expected, "{path} {host}");
+    }
+}
+
+#[test]
+fn request_line_decides_only_where_host_and_headers_cannot_change_it() {
+    let with_header = HttpRule {
+        headers: vec![present("x-a")],
+        ..rule(None, Some("/header"))
+    };
+    let with_host = HttpRule {
+        host: Some(".*".into()),
+        ..rule(None, Some("/(host|both)"))
+    };
+    let logged = HttpRule {
+        headers: vec![log(present("x-a"))],
+        ..rule(None, Some("/log"))
+    };
+    let mut rules = vec![with_header, with_host, logged];
+    rules.extend((0..300).map(|n| rule(None, Some(&format!("/plain{n}")))));
+    rules.push(rule(None, Some("/both")));
+    let set = HttpRuleSet::new(rules).expect("compiles");
+    for (path, expected) in [
+        ("/none", LineVerdict::Denied),
+        ("/header", LineVerdict::Open),
+        ("/host", LineVerdict::Open),
+        ("/log", LineVerdict::Allowed),
+        ("/plain299", LineVerdict::Allowed),
+        ("/both", LineVerdict::Allowed),
+    ] {
+        assert_eq!(set.decide_line("GET", path), expected, "{path}");
+    }
+}
+
+#[test]
+fn debug_output_does_not_show_header_values() {
+    let shown = format!("{:?}", headers(&[exactly("x-token", "hunter2")]));
+    assert!(shown.contains("x-token") && !shown.contains("hunter2"), "{shown}");
+}
+
+/// Every rule by itself, every field by its own anchored regex, every header by its joined value.
+fn oracle(rules: &[HttpRule], request: &HttpRequest<'_>) -> Option<usize> {
     let full = |pattern: &Option<String>, text: &str| match pattern {
         Some(pattern) if !pattern.is_empty() => regex::Regex::new(&format!("^(?:{pattern})$"))
             .expect("compiles")
             .is_match(text),
         _ => true,
     };
-    rules
-        .iter()
-        .position(|rule| full(&rule.method, method) && full(&rule.path, path))
+    let plain = |name: &str| name.to_lowercase().replace('_', "-");
+    let header = |wanted: &HeaderMatch| {
+        let of_name = |same: &dyn Fn(&str) -> bool| -> Vec<String> {
+            let fields = request.headers.iter().filter(|(name, _)| same(name));
+            fields
+                .map(|(_, value)| {
+                    String::from_utf8_lossy(value)
+                        .trim_matches([' ', '\t'])
+                        .to_owned()
+                })
+                .collect()
+        };
+        let sent = of_name(&|name| name.to_lowercase() == wanted.name);
+        let alike = of_name(&|name| plain(name) == plain(&wanted.name));
+        match &wanted.value {
+            HeaderValue::Never => false,
+            _ if wanted.mismatch == Mismatch::Log => true,
+            _ if alike.len() != sent.len() || sent.is_empty() => false,
+            HeaderValue::Present => true,
+            HeaderValue::Exactly(value) => sent.join(",") == *value,
+        }
+    };
+    rules.iter().position(|rule| {
+        let has_host = rule.host.as_deref().is_some_and(|host| !host.is_empty());
+        full(&rule.method, request.method)
+            && full(&rule.path, request.path)
+            && (!has_host || !request.host.is_empty() && full(&rule.host, request.host))
+            && rule.headers.iter().all(header)
+    })
+}
+
+fn header_match() -> impl Strategy<Value = HeaderMatch> {
+    let value = prop_oneof![
+        3 => Just(HeaderValue::Present),
+        6 => "(1|2|1,2|)".prop_map(HeaderValue::Exactly),
+        1 => Just(HeaderValue::Never),
+    ];
+    let mismatch = prop_oneof![4 => Just(Mismatch::Fail), 1 => Just(Mismatch::Log)];
+    ("x-[ab]", value, mismatch).prop_map(|(name, value, mismatch)| HeaderMatch {
+        name,
+        value,
+        mismatch,
+    })
 }
 
 fn pattern() -> impl Strategy<Value = String> {
@@ -232,17 +600,37 @@ fn pattern() -> impl Strategy<Value = String> {
     })
 }
 
+type Fields = Vec<(String, String)>;
+
 proptest! {
     #[test]
     fn decides_as_rule_by_rule_matching_does(
-        rules in proptest::collection::vec(
-            (proptest::option::of(proptest::sample::select(&["A", "B", "AB", "A.?", "A|B"][..])), proptest::option::of(pattern())), 0..12),
-        requests in proptest::collection::vec(("[AB]{1,2}", "[abAB/.1\n]{0,5}"), 1..12),
+        rules in proptest::collection::vec((
+            proptest::option::of(proptest::sample::select(&["A", "B", "AB", "A.?", "A|B"][..])),
+            proptest::option::of(pattern()),
+            proptest::option::weighted(0.3, proptest::sample::select(&["a", "b(:1)?", "", ".*"][..])),
+            prop_oneof![2 => Just(Vec::new()), 1 => proptest::collection::vec(header_match(), 1..3)],
+        ), 0..12),
+        requests in proptest::collection::vec((
+            "[AB]{1,2}", "[abAB/.1\n]{0,5}", "(a|b|b:1|)",
+            proptest::collection::vec(("(X|x)(-|-|-|_)[ab]", "(1|2|1,2| 1\t|)"), 0..4),
+        ), 1..12),
     ) {
-        let rules: Vec<HttpRule> = rules.into_iter().map(|(method, path)| HttpRule { method: method.map(Into::into), path }).collect();
+        let rules: Vec<HttpRule> = rules.into_iter()
+            .map(|(method, path, host, headers)| HttpRule { method: method.map(Into::into), path, host: host.map(Into::into), headers })
+            .collect();
         let set = HttpRuleSet::new(rules.clone()).expect("generated patterns compile");
-        for (method, path) in &requests {
-            prop_assert_eq!(set.decide(&HttpRequest { method, path }), oracle(&rules, method, path), "{} {:?}", method, path);
+        for (method, path, host, fields) in &requests {
+            let fields: &Fields = fields;
+            let headers: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+            let request = HttpRequest { method, path, host, headers: &headers };
+            let expected = oracle(&rules, &request);
+            prop_assert_eq!(set.decide(&request), expected, "{:?}", request);
+            match set.decide_line(method, path) {
+                LineVerdict::Allowed => prop_assert!(expected.is_some()),
+                LineVerdict::Denied => prop_assert_eq!(expected, None),
+                LineVerdict::Open => {}
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ fn sample() -> Snapshot {
     let rule = HttpRule {
         method: Some("GET".into()),
         path: Some("/".into()),
+        ..HttpRule::default()
     };
     let set = http.insert(Arc::new(HttpRuleSet::new(vec![rule]).expect("plain rule")));
     let entries = [

@@ -133,6 +133,7 @@ fn http_sets() -> HttpSets {
         let rule = HttpRule {
             method: None,
             path: Some(path.into()),
+            ..HttpRule::default()
         };
         sets.insert(Arc::new(HttpRuleSet::new(vec![rule]).expect("plain path")));
     }

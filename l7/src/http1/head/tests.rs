@@ -313,3 +313,16 @@ fn limits_hold_to_the_byte_and_field() {
 fn bytes_after_the_head_are_not_part_of_it() {
     assert!(head("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET").is_err());
 }
+
+#[test]
+fn host_for_rules_is_the_one_that_every_server_reads() {
+    for (text, host) in [
+        ("GET / HTTP/1.1\r\nHost: A.b:80\r\n\r\n", "A.b:80"),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", ""),
+        ("GET / HTTP/1.0\r\n\r\n", ""),
+        ("GET http://A/ HTTP/1.1\r\nHost: A\r\n\r\n", "A"),
+        ("GET http://A/ HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+    ] {
+        assert_eq!(head(text).map(|head| head.host), Ok(host), "{text:?}");
+    }
+}
