@@ -55,6 +55,10 @@ fn agent() -> Agent {
                 }
                 Command::ListEndpoints(answer) => drop(answer.send(vec![endpoint(spec())])),
                 Command::Synchronise(answer) => drop(answer.send(3)),
+                Command::ExplainPolicy(question, answer) => {
+                    let index = control::Index::default();
+                    drop(answer.send(control::Engine::new(&index).explain(&question)));
+                }
             }
         }
     });

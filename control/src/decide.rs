@@ -1,0 +1,543 @@
+//! What becomes of a flow: the one place that answers it, from the very tables that workers use.
+//!
+//! An [`Engine`] compiles the tables of a pod when it is first asked of it; pods of one identity and with the same named ports share
+//! them. Where a local endpoint is in the published snapshot, its tables are taken from there: what is enforced is what is told.
+//!
+//! Who the sides are follows the dataplane: a pod is known by name or by any of its addresses, every other address by the ipcache. Only
+//! pods are judged; nodes and whatever is outside are peers. A pod of the host's network is its node: `host` as long as no other node
+//! is known, else `remote-node`, which is the one that is not always let in. Source addresses are taken at their word.
+
+mod party;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use policy::{
+    Backend, Decision, Direction, DropReason, EndpointKey, EndpointPolicy, HttpRequest, HttpSets, Identity,
+    PodName, PolicyGeneration, PolicyTable, Protocol, RuleId, ServiceLookup, Slot, SlotGeneration, Snapshot,
+};
+use serde::{Deserialize, Serialize};
+
+pub use self::party::{PartyError, PartyName, PartyNameError};
+use crate::compile::{self, Judged, Resolver, RuleNames, Subject};
+use crate::index::Index;
+
+/// One side of a flow, resolved by an [`Engine`] and meaningful to it only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Party {
+    pub(crate) pod: Option<usize>,
+    pub(crate) identity: Identity,
+    /// The address that was asked for or, of a pod, its first one.
+    pub(crate) addr: Option<IpAddr>,
+    /// Whether it was named by its address: only then it can be a Service's.
+    pub(crate) by_addr: bool,
+}
+
+impl Party {
+    /// Its identity.
+    #[must_use]
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+}
+
+/// An HTTP request in question.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// Method.
+    pub method: &'a str,
+    /// Request target with its query, spelled as the gate lets it through.
+    pub path: &'a str,
+    /// `Host` with its port; empty if there is none.
+    pub host: &'a str,
+    /// Header fields in the order sent.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+impl<'a> Request<'a> {
+    /// The request as rules are asked of it. Rules that look at host or headers are refused as manifests, so neither counts yet.
+    pub(crate) const fn for_rules(&self) -> HttpRequest<'a> {
+        HttpRequest {
+            method: self.method,
+            path: self.path,
+        }
+    }
+}
+
+/// A new flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Flow<'a> {
+    /// Who opens it.
+    pub from: Party,
+    /// To whom; may be a Service's address.
+    pub to: Party,
+    /// Destination port; the type for ICMP.
+    pub port: u16,
+    /// IP protocol.
+    pub protocol: Protocol,
+    /// What is asked over it. Without one, flows under HTTP rules are allowed and [`Reason::HttpJudged`].
+    pub request: Option<Request<'a>>,
+}
+
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It passes.
+    Allow,
+    /// Its connection passes, the request does not.
+    L7Deny,
+    /// Nothing of it passes.
+    Deny,
+}
+
+impl Outcome {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::L7Deny => "l7-deny",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// Why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Neither side is a pod: nothing judges it.
+    NotJudged,
+    /// A pod reaches itself: no policy is asked.
+    SamePod,
+    /// No policy selects a pod in its direction.
+    NoPolicy,
+    /// A rule allows it, and none denies it.
+    Allowed,
+    /// Allowed, and every request must match an HTTP rule; none was asked for.
+    HttpJudged,
+    /// No HTTP rule allows the request.
+    HttpDenied,
+    /// Policies select the pod and no rule allows the flow.
+    DefaultDeny,
+    /// A deny rule covers it.
+    DenyRule,
+    /// The address is a Service's, but not with this port.
+    UnknownServicePort,
+    /// The Service has nobody behind it.
+    NoBackend,
+    /// No pod has the name.
+    UnknownPod,
+}
+
+impl Reason {
+    /// The word for it; stable.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotJudged => "not-judged",
+            Self::SamePod => "same-pod",
+            Self::NoPolicy => "no-policy",
+            Self::Allowed => "allowed",
+            Self::HttpJudged => "http-judged",
+            Self::HttpDenied => "http-denied",
+            Self::DefaultDeny => "default-deny",
+            Self::DenyRule => "deny-rule",
+            Self::UnknownServicePort => "unknown-service-port",
+            Self::NoBackend => "no-backend",
+            Self::UnknownPod => "unknown-pod",
+        }
+    }
+}
+
+/// What one side's policy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SideVerdict {
+    /// No policy selects the pod in this direction.
+    NotEnforced,
+    /// A rule allows the flow, or none denies it where no policy asks for default deny.
+    Allowed,
+    /// HTTP rules cover the flow and one of them allows the request.
+    HttpAllowed,
+    /// HTTP rules cover the flow; which requests pass depends on them.
+    HttpJudged,
+    /// HTTP rules cover the flow and none allows the request.
+    HttpDenied,
+    /// A deny rule covers the flow.
+    Denied,
+    /// Policies select the pod and no rule allows the flow.
+    DefaultDeny,
+}
+
+impl SideVerdict {
+    /// Whether the flow (and the request, if one is given) may pass.
+    #[must_use]
+    pub const fn is_allowed(self) -> bool {
+        self.drop_reason().is_none()
+    }
+
+    /// What the dataplane would count the drop as.
+    #[must_use]
+    pub const fn drop_reason(self) -> Option<DropReason> {
+        match self {
+            Self::NotEnforced | Self::Allowed | Self::HttpAllowed | Self::HttpJudged => None,
+            Self::HttpDenied => Some(DropReason::HttpDenied),
+            Self::Denied => Some(DropReason::PolicyDenyRule),
+            Self::DefaultDeny => Some(DropReason::PolicyDenied),
+        }
+    }
+}
+
+/// One side and the rule that decides; where several rules say the same, one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Side {
+    /// What it says.
+    pub verdict: SideVerdict,
+    /// The rule, to be read with [`Engine::rule`]; none for default deny.
+    pub rule: Option<RuleId>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// What becomes of the flow.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Reason,
+    /// The source's policy, if it is a pod's.
+    pub egress: Option<Side>,
+    /// The destination's policy, if it is a pod's.
+    pub ingress: Option<Side>,
+    /// Of a flow to a Service: the backend that the rest is about. The worst one: any backend may be chosen.
+    pub backend: Option<Backend>,
+}
+
+impl Verdict {
+    /// An answer that no policy gives.
+    #[must_use]
+    pub const fn of(outcome: Outcome, reason: Reason) -> Self {
+        Self {
+            outcome,
+            reason,
+            egress: None,
+            ingress: None,
+            backend: None,
+        }
+    }
+
+    /// The rules that decide, egress first.
+    pub fn rules(&self) -> impl Iterator<Item = RuleId> {
+        [self.egress, self.ingress]
+            .into_iter()
+            .flatten()
+            .filter_map(|side| side.rule)
+    }
+
+    fn of_sides(egress: Option<Side>, ingress: Option<Side>) -> Self {
+        let sides = || [egress, ingress].into_iter().flatten().map(|side| side.verdict);
+        let any = |verdict| sides().any(|side| side == verdict);
+        // What denies the connection comes before what denies a request on it.
+        let denial = sides().find_map(|side| match side {
+            SideVerdict::Denied => Some(Reason::DenyRule),
+            SideVerdict::DefaultDeny => Some(Reason::DefaultDeny),
+            _ => None,
+        });
+        let (outcome, reason) = if let Some(reason) = denial {
+            (Outcome::Deny, reason)
+        } else if any(SideVerdict::HttpDenied) {
+            (Outcome::L7Deny, Reason::HttpDenied)
+        } else if any(SideVerdict::HttpJudged) {
+            (Outcome::Allow, Reason::HttpJudged)
+        } else if sides().any(|side| side != SideVerdict::NotEnforced) {
+            (Outcome::Allow, Reason::Allowed)
+        } else if egress.is_some() || ingress.is_some() {
+            (Outcome::Allow, Reason::NoPolicy)
+        } else {
+            (Outcome::Allow, Reason::NotJudged)
+        };
+        Self {
+            egress,
+            ingress,
+            ..Self::of(outcome, reason)
+        }
+    }
+}
+
+/// The Service that a flow is for: only an address can be a Service's.
+pub(crate) fn service_of<'s>(snapshot: &'s Snapshot, flow: &Flow<'_>) -> ServiceLookup<'s> {
+    match flow.to.addr.filter(|_| flow.to.by_addr) {
+        Some(addr) => snapshot.services.lookup(addr, flow.port, flow.protocol),
+        None => ServiceLookup::NotService,
+    }
+}
+
+/// A pod that flows can be asked of.
+#[derive(Debug)]
+pub(crate) struct KnownPod<'a> {
+    pub(crate) name: PodName,
+    pub(crate) identity: Identity,
+    pub(crate) addresses: Vec<IpAddr>,
+    /// What its policy depends on; none if it is on its node's network.
+    pub(crate) subject: Option<Subject<'a>>,
+    /// The local endpoint that it is.
+    pub(crate) endpoint: Option<EndpointKey>,
+    policy: Option<Arc<EndpointPolicy>>,
+}
+
+/// Answers for one state of the [`Index`].
+#[derive(Debug)]
+pub struct Engine<'a> {
+    index: &'a Index,
+    snapshot: Arc<Snapshot>,
+    resolver: Resolver<'a>,
+    names: RuleNames,
+    pods: Vec<KnownPod<'a>>,
+    by_name: HashMap<String, usize>,
+    by_addr: HashMap<IpAddr, usize>,
+    compiled: HashMap<Subject<'a>, Arc<EndpointPolicy>>,
+}
+
+impl<'a> Engine<'a> {
+    /// An engine over an index that nothing has been published of.
+    #[must_use]
+    pub fn new(index: &'a Index) -> Self {
+        Self::enforced(index, Arc::new(compile::compile(index, &Snapshot::default())))
+    }
+
+    /// An engine over an index and the snapshot that is in force: tables in it are used as they are.
+    #[must_use]
+    pub fn enforced(index: &'a Index, snapshot: Arc<Snapshot>) -> Self {
+        let mut engine = Self {
+            index,
+            resolver: Resolver::new(index),
+            names: RuleNames::new(&snapshot.rules),
+            snapshot,
+            pods: Vec::new(),
+            by_name: HashMap::new(),
+            by_addr: HashMap::new(),
+            compiled: HashMap::new(),
+        };
+        engine.list_pods();
+        engine
+    }
+
+    /// In the order of the ipcache: of several pods with one address the last one has it.
+    fn list_pods(&mut self) {
+        let index = self.index;
+        let attached: HashMap<&PodName, _> = index.endpoints().values().map(|e| (&e.pod, e)).collect();
+        let mut objects: Vec<_> = index
+            .pods()
+            .iter()
+            .filter(|(name, _)| !attached.contains_key(name))
+            .collect();
+        objects.sort_by_key(|(name, indexed)| (!indexed.pod.deleting, indexed.pod.created, *name));
+        let node = if index.nodes().keys().all(|node| *node == index.config().node_name) {
+            Identity::HOST
+        } else {
+            Identity::REMOTE_NODE
+        };
+        let objects = objects.into_iter().map(|(name, indexed)| KnownPod {
+            name: name.clone(),
+            identity: if indexed.pod.host_network {
+                node
+            } else {
+                indexed.identity
+            },
+            addresses: indexed.pod.addresses.clone(),
+            subject: (!indexed.pod.host_network).then(|| Subject::of(Some(indexed))),
+            endpoint: None,
+            policy: None,
+        });
+        let snapshot = Arc::clone(&self.snapshot);
+        let local = index.endpoints().values().map(|endpoint| {
+            let subject = Subject::of(index.pod_of(endpoint));
+            let policy = snapshot.endpoint(endpoint.key).cloned();
+            KnownPod {
+                name: endpoint.pod.clone(),
+                identity: policy.as_ref().map_or(subject.identity, |policy| policy.identity),
+                addresses: endpoint.addresses.clone(),
+                subject: Some(subject),
+                endpoint: Some(endpoint.key),
+                policy,
+            }
+        });
+        self.pods = objects.chain(local).collect();
+        for (number, pod) in self.pods.iter().enumerate() {
+            self.by_name.insert(pod.name.to_string(), number);
+            // An address that the ipcache gives to somebody else is not this pod's.
+            let own = pod
+                .addresses
+                .iter()
+                .filter(|addr| self.snapshot.ipcache.lookup(**addr) == pod.identity);
+            self.by_addr.extend(own.map(|addr| (*addr, number)));
+        }
+    }
+
+    /// What flows are asked of.
+    #[must_use]
+    pub fn index(&self) -> &'a Index {
+        self.index
+    }
+
+    /// The snapshot behind it.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Description of a rule, e.g. `cnp db/flask-app-to-db ingress[0]`; empty for a number that is not from this engine.
+    #[must_use]
+    pub fn rule(&self, id: RuleId) -> &str {
+        self.names.names().get(id.0 as usize).map_or("", String::as_str)
+    }
+
+    pub(crate) fn pod(&self, party: &Party) -> Option<&KnownPod<'a>> {
+        self.pods.get(party.pod?)
+    }
+
+    /// The snapshot, to be read while the engine compiles.
+    pub(crate) fn shared_snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// Decides a flow. To a Service: by the worst of its backends.
+    pub fn decide(&mut self, flow: &Flow<'_>) -> Verdict {
+        if !flow.to.by_addr {
+            return self.decide_plain(flow);
+        }
+        let snapshot = self.shared_snapshot();
+        match service_of(&snapshot, flow) {
+            ServiceLookup::NotService => self.decide_plain(flow),
+            ServiceLookup::NoSuchPort => Verdict::of(Outcome::Deny, Reason::UnknownServicePort),
+            ServiceLookup::Service(service) => {
+                let mut worst: Option<Verdict> = None;
+                for backend in &service.backends {
+                    let verdict = Verdict {
+                        backend: Some(*backend),
+                        ..self.decide_plain(&self.towards(flow, *backend))
+                    };
+                    if worst
+                        .is_none_or(|worst| (worst.outcome, worst.reason) < (verdict.outcome, verdict.reason))
+                    {
+                        worst = Some(verdict);
+                    }
+                }
+                worst.unwrap_or(Verdict::of(Outcome::Deny, Reason::NoBackend))
+            }
+        }
+    }
+
+    /// The flow after translation to `backend`.
+    pub(crate) fn towards<'f>(&self, flow: &Flow<'f>, backend: Backend) -> Flow<'f> {
+        Flow {
+            to: self.party_at(backend.addr),
+            port: backend.port,
+            ..*flow
+        }
+    }
+
+    /// Decides a flow that is not translated any more.
+    pub(crate) fn decide_plain(&mut self, flow: &Flow<'_>) -> Verdict {
+        if flow.from.pod.is_some() && flow.from.pod == flow.to.pod {
+            return Verdict::of(Outcome::Allow, Reason::SamePod);
+        }
+        let egress = self.side(flow, Direction::Egress);
+        let ingress = self.side(flow, Direction::Ingress);
+        Verdict::of_sides(egress, ingress)
+    }
+
+    fn side(&mut self, flow: &Flow<'_>, direction: Direction) -> Option<Side> {
+        let (judged, peer) = match direction {
+            Direction::Egress => (flow.from, flow.to.identity),
+            Direction::Ingress => (flow.to, flow.from.identity),
+        };
+        let policy = self.policy(judged.pod?)?;
+        let decision = policy.decide(direction, peer, flow.protocol, flow.port);
+        let verdict = match decision {
+            Decision::Allow(None) => SideVerdict::NotEnforced,
+            Decision::Allow(Some(_)) => SideVerdict::Allowed,
+            Decision::DefaultDeny => SideVerdict::DefaultDeny,
+            Decision::Deny(_) => SideVerdict::Denied,
+            Decision::AllowHttp(set, _) => match (flow.request, policy.http(set)) {
+                (None, _) => SideVerdict::HttpJudged,
+                (Some(request), Some(rules)) if rules.decide(&request.for_rules()).is_some() => {
+                    SideVerdict::HttpAllowed
+                }
+                // Rules that are not there deny, as they do in the worker.
+                (Some(_), _) => SideVerdict::HttpDenied,
+            },
+        };
+        Some(Side {
+            verdict,
+            rule: decision.rule(),
+        })
+    }
+
+    /// The tables of a pod; none if it is not judged.
+    fn policy(&mut self, number: usize) -> Option<Arc<EndpointPolicy>> {
+        let pod = self.pods.get(number)?;
+        if let Some(policy) = &pod.policy {
+            return Some(Arc::clone(policy));
+        }
+        let (subject, name) = (pod.subject?, pod.name.clone());
+        let policy = match self.compiled.get(&subject) {
+            Some(policy) => Arc::clone(policy),
+            None => {
+                let policy = Arc::new(self.compile(&subject, name));
+                self.compiled.insert(subject, Arc::clone(&policy));
+                policy
+            }
+        };
+        if let Some(pod) = self.pods.get_mut(number) {
+            pod.policy = Some(Arc::clone(&policy));
+        }
+        Some(policy)
+    }
+
+    fn compile(&mut self, subject: &Subject<'a>, pod: PodName) -> EndpointPolicy {
+        let mut http = HttpSets::default();
+        let mut table = |direction| {
+            let judged = self.judged(subject, direction, &mut http);
+            PolicyTable::build(judged.enforced, &judged.entries, &mut http).unwrap_or_else(|error| {
+                tracing::error!(identity = %subject.identity, ?direction, %error, "united HTTP rules do not compile: denied");
+                PolicyTable::deny_all()
+            })
+        };
+        let (ingress, egress) = (table(Direction::Ingress), table(Direction::Egress));
+        EndpointPolicy {
+            key: EndpointKey {
+                slot: Slot::NONE,
+                generation: SlotGeneration::default(),
+            },
+            pod,
+            identity: subject.identity,
+            generation: PolicyGeneration::default(),
+            ingress,
+            egress,
+            http: http.into_sets(),
+        }
+    }
+
+    /// The rules that judge a subject.
+    pub(crate) fn judged(
+        &mut self,
+        subject: &Subject<'a>,
+        direction: Direction,
+        http: &mut HttpSets,
+    ) -> Judged {
+        compile::entries(
+            self.index,
+            &self.resolver,
+            subject,
+            direction,
+            http,
+            &mut self.names,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;
