@@ -26,7 +26,10 @@ fn side(side: &SideExplanation, by_agent: bool, lines: &mut Vec<String>) {
     };
     let rules = side.rules.join(", ");
     let because = match (side.verdict, &side.drop_reason) {
-        (SideVerdict::NotEnforced, _) => "no policy selects this direction".to_owned(),
+        (SideVerdict::NotEnforced, _) if side.policies.is_empty() => {
+            "no policy selects this direction".to_owned()
+        }
+        (SideVerdict::NotEnforced, _) => "no policy asks for default deny".to_owned(),
         (SideVerdict::HttpJudged, _) => format!("{rules}; every request must match an HTTP rule"),
         (SideVerdict::HttpDenied, Some(drop)) => {
             format!("{} ({}): no HTTP rule of {rules} allows it", drop.text, drop.code)

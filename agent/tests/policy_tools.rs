@@ -315,4 +315,8 @@ fn options_say_what_manifests_do_not() {
     };
     assert_eq!(from(""), 0);
     assert_eq!(from(" --pod-cidr 10.9.0.0/16"), 2);
+    // The agent has its own.
+    let (status, _, err) = run("explain --from world --to host --port 1 --node-name a", "");
+    assert_eq!(status, 2);
+    assert!(err.contains("--manifests"), "{err}");
 }

@@ -106,16 +106,16 @@ pub struct ManifestArgs {
 pub struct ClusterArgs {
     /// A range that pods have their addresses from: an address in it that is no known pod's never counts as `world`; may be
     /// given several times
-    #[arg(long = "pod-cidr", value_name = "CIDR")]
+    #[arg(long = "pod-cidr", value_name = "CIDR", requires = "manifests")]
     pub pod_cidrs: Vec<IpNet>,
     /// Name of the node that judges: addresses of other Node objects are `remote-node` [default: every Node is another one]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "manifests")]
     pub node_name: Option<String>,
     /// An address of the node, which is `host`; may be given several times
-    #[arg(long = "node-address", value_name = "IP")]
+    #[arg(long = "node-address", value_name = "IP", requires = "manifests")]
     pub node_addresses: Vec<IpAddr>,
     /// Name of the cluster, for selectors that name one
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "manifests")]
     pub cluster_name: String,
 }
 

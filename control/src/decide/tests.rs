@@ -161,6 +161,10 @@ fn rules_of_both_directions_are_named() {
     );
     let denied = ask(&mut engine, "db/flask", "world", 443, None);
     assert_eq!((denied.reason, denied.ingress), (Reason::DefaultDeny, None));
+    // What the other side would allow decides nothing.
+    let denied = ask(&mut engine, "db/flask", "db/postgres", 80, None);
+    assert_eq!(denied.egress.map(|side| side.verdict), Some(SideVerdict::Allowed));
+    assert_eq!(rules(&engine, &denied), [""; 0]);
 }
 
 #[test]

@@ -107,7 +107,9 @@ fn differs(expectation: &Expectation, explanations: &[Explanation]) -> Option<Fa
         let (expected, got) = (expectation.expect, explanation.verdict);
         let rules = || {
             let sides = [&explanation.egress, &explanation.ingress].into_iter().flatten();
-            sides.flat_map(|side| &side.rules)
+            sides
+                .filter(|side| side.verdict.decides(got))
+                .flat_map(|side| &side.rules)
         };
         let message = if got != expected {
             format!(
