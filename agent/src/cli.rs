@@ -1,16 +1,21 @@
 //! The command line of `sluice`.
 
+mod policy;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ::policy::PodName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use datapath::interface::MacAddr;
 use ipnet::IpNet;
-use policy::{PodName, Protocol};
 
+pub use self::policy::{
+    CheckArgs, ClusterArgs, DecideArgs, ExplainArgs, ManifestArgs, MatrixArgs, MatrixOutput, PolicyCommand,
+    PortProtocol, ProtocolError, TestArgs, parse_protocol,
+};
 use crate::capture::MAX_SNAPLEN;
 use crate::endpoint_registry::AuditMode;
-use crate::explanation::Subject;
 use crate::flow_record::FlowVerdict;
 
 /// Network policy at L3, L4 and L7 for the pods of a node, enforced inline: no sidecar, no proxy, no TCP termination.
@@ -26,6 +31,10 @@ Getting started, as root:
   sluice status                                   what is enforced, and what was dropped why
   sluice flows -f --verdict dropped               watch denials as they happen
   sluice policy explain --from dummy/debug --to db/postgres --port 5432
+
+Without root, without an agent:
+  sluice policy check -f ./manifests              what is wrong with the policies in a folder
+  sluice policy matrix -f ./manifests             who may talk to whom
 
 `sluice <command> --help` shows each command's options and examples."
 )]
@@ -50,7 +59,7 @@ pub enum Command {
     Endpoint(EndpointCommand),
     /// Show the flow log: who talked to whom, and the verdict
     Flows(FlowsArgs),
-    /// Ask what the policies in force say
+    /// Check, test and ask policies: those in force, or a folder of manifests without any agent
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Write packets with their verdicts to a pcapng file
@@ -241,46 +250,6 @@ pub struct FlowsArgs {
     pub output: Output,
 }
 
-/// `sluice policy`
-#[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
-    /// Tell what would become of a flow, and which rule decides
-    #[command(after_help = "\
-Asks the tables that the workers use. Exit status: 0 when the flow would be forwarded, 2 when it would be dropped.
-
-Examples:
-  sluice policy explain --from dummy/debug --to db/postgres --port 5432
-  sluice policy explain --from db/debug --to db/flask-app --port 5000 --method GET --path /metrics
-  sluice policy explain --from world --to 10.96.0.7 --port 80        a Service: every backend is explained")]
-    Explain(ExplainArgs),
-}
-
-/// `sluice policy explain`
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    /// Who opens the flow: namespace/pod, an address, `host` or `world`
-    #[arg(long, value_name = "SUBJECT")]
-    pub from: Subject,
-    /// To whom: namespace/pod, an address (also of a Service), `host` or `world`
-    #[arg(long, value_name = "SUBJECT")]
-    pub to: Subject,
-    /// Destination port; for ICMP the type
-    #[arg(long, value_name = "N")]
-    pub port: u16,
-    /// TCP, UDP, SCTP, ICMP, ICMPv6 or a number
-    #[arg(long, value_name = "PROTOCOL", default_value = "TCP", value_parser = parse_protocol)]
-    pub protocol: Protocol,
-    /// Judge an HTTP request with this method [default: GET, if --path is given]
-    #[arg(long, value_name = "METHOD")]
-    pub method: Option<String>,
-    /// Judge an HTTP request with this path [default: /, if --method is given]
-    #[arg(long, value_name = "PATH")]
-    pub path: Option<String>,
-    /// Form of output
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
-}
-
 /// `sluice capture`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -315,28 +284,6 @@ pub struct CleanupArgs {
     pub bpffs: PathBuf,
 }
 
-/// `text` is no IP protocol.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is none of TCP, UDP, SCTP, ICMP, ICMPv6, nor a number from 1 to 255")]
-pub struct ProtocolError {
-    /// What was given.
-    pub text: String,
-}
-
-fn parse_protocol(text: &str) -> Result<Protocol, ProtocolError> {
-    [
-        Protocol::TCP,
-        Protocol::UDP,
-        Protocol::SCTP,
-        Protocol::ICMP,
-        Protocol::ICMPV6,
-    ]
-    .into_iter()
-    .find(|protocol| protocol.name().eq_ignore_ascii_case(text))
-    .or_else(|| text.parse().ok().filter(|number| *number != 0).map(Protocol))
-    .ok_or_else(|| ProtocolError { text: text.into() })
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -346,16 +293,6 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn protocols_are_read_by_name_and_number() {
-        assert_eq!(parse_protocol("udp"), Ok(Protocol::UDP));
-        assert_eq!(parse_protocol("ICMPv6"), Ok(Protocol::ICMPV6));
-        assert_eq!(parse_protocol("47"), Ok(Protocol(47)));
-        for text in ["", "0", "256", "tcpx"] {
-            assert!(parse_protocol(text).is_err(), "{text}");
-        }
     }
 
     #[test]

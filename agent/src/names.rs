@@ -1,4 +1,4 @@
-//! What addresses and identities are called, for the flow log and `policy explain`.
+//! What addresses and identities are called, for the flow log.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,16 +20,6 @@ impl Names {
     #[must_use]
     pub fn pod(&self, addr: IpAddr) -> Option<&PodName> {
         self.pods.get(&addr)
-    }
-
-    /// An address of the pod, the lowest.
-    #[must_use]
-    pub fn address(&self, pod: &PodName) -> Option<IpAddr> {
-        self.pods
-            .iter()
-            .filter(|(_, name)| *name == pod)
-            .map(|(addr, _)| *addr)
-            .min()
     }
 
     /// Labels of an identity; reserved ones have `reserved:<name>`.

@@ -268,6 +268,11 @@ impl Supervisor {
             Command::DeleteEndpoint(pod, answer) => {
                 answer.send(self.delete(&pod).await).ok();
             }
+            Command::ExplainPolicy(question, answer) => {
+                answer
+                    .send(block_in_place(|| self.control.explain(&question)))
+                    .ok();
+            }
             Command::Synchronise(answer) => {
                 let revision = self.control.rescan().await.0;
                 let snapshot = Arc::clone(&self.control.snapshots().borrow());

@@ -14,8 +14,9 @@ use agent::capture::CapturedPacket;
 use agent::endpoint_registry::{AuditMode, Endpoint, EndpointSpec};
 use agent::flow_log::{FlowFilter, KEPT_RECORDS};
 use agent::flow_record::{FlowPeer, FlowRecord, FlowVerdict};
+use control::{Engine, Index, Question, RequestText};
 use jiff::Timestamp;
-use policy::{EndpointKey, Slot, SlotGeneration};
+use policy::{EndpointKey, Protocol, Slot, SlotGeneration};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -61,6 +62,10 @@ fn agent() -> Agent {
                 }
                 Command::ListEndpoints(answer) => drop(answer.send(vec![endpoint(spec())])),
                 Command::Synchronise(answer) => drop(answer.send(3)),
+                Command::ExplainPolicy(question, answer) => {
+                    let index = Index::default();
+                    drop(answer.send(Engine::new(&index).explain(&question)));
+                }
             }
         }
     });
@@ -172,6 +177,27 @@ async fn requests_are_answered_by_the_owner_of_the_state() {
     .await
     .unwrap_err();
     assert_eq!(refused.to_string(), "pod: db/x has no endpoint");
+}
+
+#[tokio::test]
+async fn explanations_cross_the_socket_as_they_are_made() {
+    let agent = agent();
+    let ask = async |question: Question| {
+        let request = Request::PolicyExplain(question);
+        soon(Client::ask(agent.run_dir.path(), &request)).await
+    };
+    let question = |to: &str| Question {
+        from: "world".parse().unwrap(),
+        to: to.parse().unwrap(),
+        port: 22,
+        protocol: Protocol::TCP,
+        http: Some(RequestText::default()),
+    };
+    let index = Index::default();
+    let made = Engine::new(&index).explain(&question("host")).unwrap();
+    assert_eq!(ask(question("host")).await.unwrap(), Reply::Explanations(made));
+    let refused = ask(question("db/x")).await.unwrap_err();
+    assert_eq!(refused.to_string(), "to: pod db/x is not known");
 }
 
 #[tokio::test]

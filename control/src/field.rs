@@ -169,6 +169,15 @@ impl<'a> Field<'a> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
+    /// The items of a list, or the value itself where it is none: what may be given once or several times.
+    #[must_use]
+    pub fn one_or_several(&self) -> Vec<Self> {
+        match self.value {
+            Value::Array(_) => self.list().unwrap_or_default(),
+            _ => vec![self.clone()],
+        }
+    }
+
     /// The value as a string.
     #[must_use]
     pub fn string(&self) -> Option<&'a str> {

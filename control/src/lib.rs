@@ -5,9 +5,11 @@
 //! whole, with the path of each faulty field; what it said before stays enforced.
 #![forbid(unsafe_code)]
 
+pub mod advice;
 pub mod cnp;
 pub mod compile;
 pub mod counted;
+pub mod decide;
 pub mod explain;
 pub mod field;
 pub mod fqdn;
@@ -24,7 +26,8 @@ pub mod selector;
 pub mod service;
 pub mod source;
 
-pub use explain::{ExplainError, Explanation, SideExplanation, SideVerdict};
+pub use decide::{Engine, Flow, Outcome, Party, PartyError, PartyName, Reason, SideVerdict, Verdict};
+pub use explain::{ExplainError, Explanation, Question, RequestText, SideExplanation};
 pub use index::{Index, IndexConfig, LocalEndpoint};
 pub use service::{Control, ControlConfig, ControlHandle, SourceStatus};
 pub use source::ObjectError;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_saphyr::granit_parser::{Event, Parser};
 
-use crate::field::Fault;
+use crate::field::{Fault, Faults, Field};
 use crate::object::{self, Decoded, Object, ObjectKey};
 
 /// A fault and the line of the file it is at (1 is the first).
@@ -47,6 +47,34 @@ pub fn parse(text: &str, cluster: &str) -> Vec<Document> {
         .into_iter()
         .flat_map(|chunk| chunk.parse(cluster))
         .collect()
+}
+
+/// Reads a file of one YAML document that is no Kubernetes object. `read` reports what is wrong with its fields; the lines are added
+/// here.
+///
+/// # Errors
+/// Every fault; never an empty list.
+pub fn read_document<T>(
+    text: &str,
+    read: impl FnOnce(&Field<'_>) -> Option<T>,
+) -> Result<T, Vec<LocatedFault>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let chunks = documents(text);
+    let [chunk] = chunks.as_slice() else {
+        let message = format!("holds {} documents, not one", chunks.len());
+        return Err(vec![LocatedFault::new(1, "", message)]);
+    };
+    let value = chunk.value().map_err(|fault| vec![fault])?;
+    let faults = Faults::default();
+    let outcome = read(&Field::root(&value, &faults));
+    match (outcome, faults.into_vec()) {
+        (Some(outcome), faults) if faults.is_empty() => Ok(outcome),
+        (_, faults) if faults.is_empty() => {
+            let message = "cannot be read".to_owned();
+            Err(vec![LocatedFault::new(chunk.start(), "", message)])
+        }
+        (_, faults) => Err(chunk.locate(faults, "")),
+    }
 }
 
 /// Part of a file between document markers.
@@ -97,19 +125,27 @@ impl Chunk {
         Some(self.offset + u32::try_from(at).unwrap_or(u32::MAX) + 1)
     }
 
+    fn start(&self) -> u32 {
+        self.first_line().unwrap_or(self.offset + 1)
+    }
+
+    fn value(&self) -> Result<Value, LocatedFault> {
+        serde_saphyr::from_str(&self.text).map_err(|error| {
+            let line = error
+                .location()
+                .and_then(|location| u32::try_from(location.line()).ok());
+            let line = line.map_or_else(|| self.start(), |line| self.offset + line);
+            LocatedFault::new(line, "", error.without_snippet().to_string())
+        })
+    }
+
     fn parse(&self, cluster: &str) -> Vec<Document> {
-        let start = self.first_line().unwrap_or(self.offset + 1);
-        let value: Value = match serde_saphyr::from_str(&self.text) {
+        let value = match self.value() {
             Ok(value) => value,
-            Err(error) => {
-                let line = error
-                    .location()
-                    .and_then(|location| u32::try_from(location.line()).ok());
-                let line = line.map_or(start, |line| self.offset + line);
-                let message = error.without_snippet().to_string();
+            Err(fault) => {
                 return vec![Document::Invalid {
                     key: None,
-                    faults: vec![LocatedFault::new(line, "", message)],
+                    faults: vec![fault],
                 }];
             }
         };
@@ -129,27 +165,32 @@ impl Chunk {
     }
 
     fn object(&self, value: &Value, place: &str, cluster: &str) -> Option<Document> {
-        let start = self.first_line().unwrap_or(self.offset + 1);
         match object::decode(value, cluster) {
             Decoded::Ignored => None,
-            Decoded::Object(object) => Some(Document::Object { line: start, object }),
-            Decoded::Invalid { key, faults } => {
-                let lines = field_lines(&self.text);
-                let locate = |Fault { field, kind }: Fault| {
-                    let field = match (place, field.as_str()) {
-                        ("", _) => field,
-                        (place, "") => place.to_owned(),
-                        (place, field) => format!("{place}.{field}"),
-                    };
-                    let line = line_of(&field, &lines).map_or(start, |line| self.offset + line);
-                    LocatedFault::new(line, field, kind.to_string())
-                };
-                Some(Document::Invalid {
-                    key,
-                    faults: faults.into_iter().map(locate).collect(),
-                })
-            }
+            Decoded::Object(object) => Some(Document::Object {
+                line: self.start(),
+                object,
+            }),
+            Decoded::Invalid { key, faults } => Some(Document::Invalid {
+                key,
+                faults: self.locate(faults, place),
+            }),
         }
+    }
+
+    /// Adds lines to faults of the value at `place`.
+    fn locate(&self, faults: Vec<Fault>, place: &str) -> Vec<LocatedFault> {
+        let lines = field_lines(&self.text);
+        let locate = |Fault { field, kind }: Fault| {
+            let field = match (place, field.as_str()) {
+                ("", _) => field,
+                (place, "") => place.to_owned(),
+                (place, field) => format!("{place}.{field}"),
+            };
+            let line = line_of(&field, &lines).map_or_else(|| self.start(), |line| self.offset + line);
+            LocatedFault::new(line, field, kind.to_string())
+        };
+        faults.into_iter().map(locate).collect()
     }
 }
 

@@ -12,14 +12,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use policy::{EndpointKey, HttpRequest, PodName, Protocol, Revision, Snapshot};
+use policy::{EndpointKey, PodName, Revision, Snapshot};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::task::{self, AbortHandle};
 use tokio::time::{self, Instant};
 
 use crate::compile::Compiler;
-use crate::explain::{self, ExplainError, Explanation};
+use crate::decide::Engine;
+use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
 use crate::last_good::LastGood;
 use crate::restore::{self, Restored};
@@ -300,19 +301,15 @@ impl ControlHandle {
         }
     }
 
-    /// Explains a new flow between two pods, local or not.
+    /// Explains a new flow: local endpoints by what is in force, other pods by their objects. One explanation per backend if the
+    /// destination is a Service.
     ///
     /// # Errors
-    /// [`ExplainError`] when either pod is unknown or beyond policy.
-    pub fn explain(
-        &self,
-        from: &PodName,
-        to: &PodName,
-        port: u16,
-        protocol: Protocol,
-        request: Option<HttpRequest<'_>>,
-    ) -> Result<Explanation, ExplainError> {
-        explain::explain(&self.shared.state().index, from, to, port, protocol, request)
+    /// [`ExplainError`] names what is not known.
+    pub fn explain(&self, question: &Question) -> Result<Vec<Explanation>, ExplainError> {
+        let state = self.shared.state();
+        let snapshot = Arc::clone(&self.shared.snapshots.borrow());
+        Engine::enforced(&state.index, snapshot).explain(question)
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Changes {
     pub deleted: Vec<ObjectKey>,
 }
 
-/// A folder of manifests and its last good state.
+/// A folder of manifests, or a single file of them, and its last good state.
 #[derive(Debug)]
 pub struct ManifestFolder {
     path: PathBuf,
@@ -118,6 +118,17 @@ impl ManifestFolder {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// File and line of an object in force.
+    #[must_use]
+    pub fn place(&self, key: &ObjectKey) -> Option<(&Path, u32)> {
+        let source = self.current.get(key)?;
+        let document = self.files.get(&source.file)?.documents.get(source.position)?;
+        match document {
+            Document::Object { line, .. } => Some((&source.file, *line)),
+            Document::Invalid { .. } => None,
+        }
     }
 
     /// What the last scan refused.
@@ -183,24 +194,46 @@ impl ManifestFolder {
     /// [`ScanError`] when the folder as a whole cannot be read; the last good state stays.
     pub fn scan(&mut self) -> Result<Changes, ScanError> {
         let mut paths = Vec::new();
-        list(&self.path, 0, &mut paths).map_err(|source| ScanError::Folder {
-            path: self.path.clone(),
-            source,
-        })?;
+        if self.path.is_file() {
+            paths.push(self.path.clone());
+        } else {
+            list(&self.path, 0, &mut paths).map_err(|source| ScanError::Folder {
+                path: self.path.clone(),
+                source,
+            })?;
+        }
         if paths.len() > MOST_FILES {
             return Err(ScanError::TooManyFiles {
                 path: self.path.clone(),
             });
         }
         paths.sort();
+        let mut readings = Vec::new();
+        for path in paths {
+            let before = self.files.remove(&path);
+            let reading = read(&path, before, &self.cluster);
+            readings.push((path, reading));
+        }
+        Ok(self.take_up(readings))
+    }
+
+    /// Takes `text` as the whole source, as if it were its only file.
+    pub fn read_text(&mut self, text: String) -> Changes {
+        let before = self.files.remove(&self.path);
+        let reading = parse(text, before, &self.cluster);
+        self.take_up(vec![(self.path.clone(), reading)])
+    }
+
+    /// Replaces what was read before and returns what is different.
+    fn take_up(&mut self, readings: Vec<(PathBuf, Reading)>) -> Changes {
         let mut errors = Vec::new();
         let mut files = BTreeMap::new();
         let mut found: BTreeMap<ObjectKey, Source> = BTreeMap::new();
         // Files and objects whose last good state stays.
         let mut kept_files = Vec::new();
         let mut kept_objects: Vec<(ObjectKey, PathBuf)> = Vec::new();
-        for path in paths {
-            let file = match read(&path, self.files.remove(&path), &self.cluster) {
+        for (path, reading) in readings {
+            let file = match reading {
                 Reading::Good(file) => file,
                 Reading::Bad(message) => {
                     errors.push(ObjectError {
@@ -280,7 +313,7 @@ impl ManifestFolder {
         self.current = found;
         self.restored.clear();
         self.errors = errors;
-        Ok(changes)
+        changes
     }
 }
 
@@ -338,6 +371,10 @@ fn read(path: &Path, before: Option<File>, cluster: &str) -> Reading {
     let Ok(text) = String::from_utf8(bytes) else {
         return Reading::Bad("is not UTF-8".to_owned());
     };
+    parse(text, before, cluster)
+}
+
+fn parse(text: String, before: Option<File>, cluster: &str) -> Reading {
     match before {
         Some(file) if *file.text == *text => Reading::Good(file),
         // A writer that truncates first must not open what it is about to write.

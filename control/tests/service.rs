@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{Decision, EndpointKey, Identity, PodName, Protocol, Revision, Slot, SlotGeneration, Snapshot};
-use sluice_control::{Control, ControlConfig, ControlHandle, LocalEndpoint};
+use sluice_control::{Control, ControlConfig, ControlHandle, LocalEndpoint, Outcome, PartyName, Question};
 
 const PODS: &str = r#"
 apiVersion: v1
@@ -407,12 +407,18 @@ async fn explain_and_status_speak_of_the_current_state() {
     node.write("policy.yaml", POLICY);
     let handle = node.start().await;
     let name = |text: &str| text.parse::<PodName>().expect("name");
-    let explained = handle
-        .explain(&name("db/flask"), &name("db/postgres"), 5432, Protocol::TCP, None)
-        .expect("known pods");
-    assert!(explained.allowed);
-    assert_eq!(explained.ingress.rules, ["cnp db/flask-app-to-db ingress[0]"]);
+    let question = Question {
+        from: PartyName::Pod(name("db/flask")),
+        to: PartyName::Pod(name("db/postgres")),
+        port: 5432,
+        protocol: Protocol::TCP,
+        http: None,
+    };
+    let explained = handle.explain(&question).expect("known pods").remove(0);
+    assert_eq!(explained.verdict, Outcome::Allow);
     let json = serde_json::to_value(&explained).expect("json");
+    assert_eq!(json["ingress"]["rules"][0], "cnp db/flask-app-to-db ingress[0]");
+    assert_eq!(json["ingress"]["local"], false);
     assert_eq!(json["ingress"]["verdict"], "allowed");
     assert_eq!(json["egress"]["verdict"], "not-enforced");
     let status = serde_json::to_value(handle.status()).expect("json");

@@ -17,7 +17,6 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use super::line::{self, LineError};
 use super::{AgentState, ApiError, Command, ErrorCode, Reply, Request, SOCKET_NAME, Status};
 use crate::capture::{CapturedPacket, MAX_SNAPLEN};
-use crate::explanation;
 use crate::flow_log::{FlowFilter, KEPT_RECORDS};
 
 /// Longest request, bytes.
@@ -179,11 +178,11 @@ async fn answer(stream: UnixStream, state: &AgentState) -> io::Result<()> {
             .and_then(|configured| configured)
             .map(|endpoint| Reply::Endpoint(Box::new(endpoint))),
         Request::EndpointList => state.ask(Command::ListEndpoints).await.map(Reply::Endpoints),
-        Request::PolicyExplain(request) => {
-            explanation::explain(&request, &state.snapshot.load(), &state.names.load())
-                .map(Reply::Explanations)
-                .map_err(|error| ApiError::new(ErrorCode::NotFound, &error))
-        }
+        Request::PolicyExplain(question) => state
+            .ask(|sender| Command::ExplainPolicy(question, sender))
+            .await
+            .and_then(|explained| explained.map_err(|error| ApiError::new(ErrorCode::NotFound, &error)))
+            .map(Reply::Explanations),
     };
     line::write(&mut writer, &reply.unwrap_or_else(Reply::Error)).await
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use control::{ExplainError, Explanation, Question};
 use policy::{PodName, Snapshot};
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,6 +37,8 @@ pub enum Command {
     ),
     /// All endpoints.
     ListEndpoints(oneshot::Sender<Vec<EndpointStatus>>),
+    /// What becomes of a flow.
+    ExplainPolicy(Question, oneshot::Sender<Result<Vec<Explanation>, ExplainError>>),
 }
 
 /// A handle on the running agent; clones share everything.

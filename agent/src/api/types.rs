@@ -1,12 +1,12 @@
 //! Requests and replies.
 
+use control::{Explanation, Question};
 use policy::PodName;
 use serde::{Deserialize, Serialize};
 
 use super::Status;
 use crate::capture::CapturedPacket;
 use crate::endpoint_registry::{AuditMode, EndpointSpec};
-use crate::explanation::{Explanation, ExplanationRequest};
 use crate::flow_log::FlowFilter;
 use crate::flow_record::FlowRecord;
 
@@ -47,7 +47,7 @@ pub enum Request {
         filter: FlowFilter,
     },
     /// [`Reply::Explanations`].
-    PolicyExplain(ExplanationRequest),
+    PolicyExplain(Question),
     /// A stream of [`Reply::Packet`] and [`Reply::Lost`] until the client closes.
     Capture {
         /// Bytes of each packet at most.

@@ -1,10 +1,10 @@
-//! What each client command does: ask the agent over its socket, show the answer.
+//! What each client command does: ask the agent over its socket, show the answer. Policy tools need no agent.
 
 pub mod capture;
 pub mod cleanup;
 pub mod endpoint;
-pub mod explain;
 pub mod flows;
+pub mod policy;
 pub mod status;
 
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::cli::{Cli, Command, PolicyCommand};
+use crate::cli::{Cli, Command};
 
 /// Runs one command.
 ///
@@ -26,7 +26,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(run_dir, &args).await,
         Command::Endpoint(command) => endpoint::run(run_dir, command).await,
         Command::Flows(args) => flows::run(run_dir, args).await,
-        Command::Policy(PolicyCommand::Explain(args)) => explain::run(run_dir, args).await,
+        Command::Policy(command) => policy::run(run_dir, command).await,
         Command::Capture(args) => capture::run(run_dir, args).await,
         Command::Cleanup(args) => cleanup::run(run_dir, &args).await,
     }

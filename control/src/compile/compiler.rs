@@ -239,7 +239,10 @@ impl Compiler {
             if let Some(compiled) = self.subjects.remove(&key) {
                 live.entry(key).or_insert(compiled);
             }
-            let policy = endpoint_policy(endpoint.key, endpoint.pod.clone(), &subject, &tables, revision);
+            let policy = EndpointPolicy {
+                audit: endpoint.audit,
+                ..endpoint_policy(endpoint.key, endpoint.pod.clone(), &subject, &tables, revision)
+            };
             let policy = match before {
                 Some(before) if before.same_content(&policy) => Arc::clone(before),
                 _ => Arc::new(policy),

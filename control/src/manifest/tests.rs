@@ -166,3 +166,29 @@ proptest::proptest! {
         let _ = parse(&text, "default");
     }
 }
+
+#[test]
+fn faults_of_a_document_that_is_no_object_have_their_lines() {
+    let read = |text: &str| {
+        read_document(text, |field| {
+            let object = field.list()?.first()?.object(&["name"])?;
+            object.required("name")?.string().map(str::to_owned)
+        })
+    };
+    assert_eq!(read("# names\n- name: a\n").unwrap(), "a");
+    let at = |text: &str| {
+        let faults = read(text).unwrap_err();
+        faults
+            .iter()
+            .map(|fault| (fault.line, fault.field.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(at("\n- name: a\n  nmae: b\n"), [(3, "[0].nmae".to_owned())]);
+    assert_eq!(
+        at("- name: a\n---\n- name: b\n"),
+        [(1, String::new())],
+        "one document only"
+    );
+    assert_eq!(at("- name: [\n").len(), 1);
+    assert_eq!(at(""), [(1, String::new())]);
+}
