@@ -28,7 +28,7 @@ fn namespace(pod: usize) -> String {
 
 /// A pod with labels of its own.
 fn pod(number: usize) -> Object {
-    let tier = if number / NAMESPACES % 2 == 0 {
+    let tier = if (number / NAMESPACES).is_multiple_of(2) {
         "front"
     } else {
         "back"

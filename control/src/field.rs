@@ -1,10 +1,14 @@
-//! Reading objects field by field, so that each fault has its path and all faults of an object are found at once.
+//! Faults of objects and the fields that they are at.
 //!
-//! Whatever is not read is a fault: an object with a field that sluice does not know or enforce is refused, never half-enforced.
+//! An object with any fault is refused whole: one with a field that sluice does not know or enforce is never half-enforced.
+
+mod reader;
 
 use std::cell::RefCell;
 
-use serde_json::{Map, Value};
+use ipnet::IpNet;
+
+pub use self::reader::{Field, ObjectField};
 
 /// What is wrong with an object, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,8 +24,11 @@ pub struct Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FaultKind {
     /// Neither known nor ignorable.
-    #[error("unknown or unsupported field")]
+    #[error("unknown field")]
     Unknown,
+    /// Valid, but not enforced by sluice; the text says what of it.
+    #[error("not supported by sluice: {0}")]
+    Unsupported(&'static str),
     /// Absent, but needed.
     #[error("required, but missing")]
     Missing,
@@ -52,6 +59,43 @@ pub enum FaultKind {
         /// Largest number allowed.
         most: usize,
     },
+    /// Too few entries.
+    #[error("has {found} entries, at least {least} are needed")]
+    TooFew {
+        /// Number of entries.
+        found: usize,
+        /// Smallest number allowed.
+        least: usize,
+    },
+    /// Too long a text.
+    #[error("has {found} characters, at most {most} are allowed")]
+    TooLong {
+        /// Number of characters.
+        found: usize,
+        /// Largest number allowed.
+        most: usize,
+    },
+    /// An empty text.
+    #[error("must not be empty")]
+    Empty,
+    /// A text that is none of those allowed.
+    #[error("`{value}` is not one of {choices}")]
+    Choice {
+        /// The text.
+        value: String,
+        /// Those allowed.
+        choices: String,
+    },
+    /// A number outside its range.
+    #[error("{value} is not from {least} to {most}")]
+    Outside {
+        /// The number.
+        value: String,
+        /// Smallest number allowed.
+        least: i64,
+        /// Largest number allowed.
+        most: i64,
+    },
     /// A condition that the object as a whole does not meet.
     #[error("{0}")]
     Rule(&'static str),
@@ -67,14 +111,6 @@ pub enum FaultKind {
         /// The deserialiser's message.
         message: String,
     },
-}
-
-/// A value and its place in an object.
-#[derive(Debug, Clone)]
-pub struct Field<'a> {
-    value: &'a Value,
-    path: String,
-    faults: &'a Faults,
 }
 
 /// Collected faults.
@@ -97,21 +133,50 @@ impl Faults {
     }
 }
 
-impl<'a> Field<'a> {
-    /// The root of an object.
+/// A field of an object.
+#[derive(Debug, Clone)]
+pub struct Place<'a> {
+    path: String,
+    faults: &'a Faults,
+}
+
+impl<'a> Place<'a> {
+    /// The object itself.
     #[must_use]
-    pub fn root(value: &'a Value, faults: &'a Faults) -> Self {
+    pub fn root(faults: &'a Faults) -> Self {
         Self {
-            value,
             path: String::new(),
             faults,
         }
     }
 
-    /// The field's path.
+    /// The field at `path`.
     #[must_use]
-    pub fn path(&self) -> &str {
-        &self.path
+    pub fn at(path: String, faults: &'a Faults) -> Self {
+        Self { path, faults }
+    }
+
+    /// Field `name` of the object that is here.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Self {
+        let path = if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        };
+        Self {
+            path,
+            faults: self.faults,
+        }
+    }
+
+    /// Entry `i` of the list that is here.
+    #[must_use]
+    pub fn item(&self, i: usize) -> Self {
+        Self {
+            path: format!("{}[{i}]", self.path),
+            faults: self.faults,
+        }
     }
 
     /// Reports a fault of this field.
@@ -119,160 +184,21 @@ impl<'a> Field<'a> {
         self.faults.push(self.path.clone(), kind);
     }
 
-    fn wrong_type<T>(&self, expected: &'static str) -> Option<T> {
-        let found = match self.value {
-            Value::Null => "null",
-            Value::Bool(_) => "a boolean",
-            Value::Number(_) => "a number",
-            Value::String(_) => "a string",
-            Value::Array(_) => "a list",
-            Value::Object(_) => "an object",
-        };
-        self.fault(FaultKind::Type { expected, found });
-        None
+    /// Reports that this field's value is outside its domain.
+    pub fn invalid(&self, value: impl Into<String>, expected: &'static str) {
+        self.fault(FaultKind::Invalid {
+            value: value.into(),
+            expected,
+        });
     }
 
-    /// The value as an object that has no other fields than `known`.
+    /// Reads an address with prefix length; `None`, and a fault of this field, if `text` is something else.
     #[must_use]
-    pub fn object(&self, known: &[&str]) -> Option<ObjectField<'a>> {
-        let object = self.entries()?;
-        for key in object.map.keys().filter(|key| !known.contains(&key.as_str())) {
-            self.faults.push(object.child_path(key), FaultKind::Unknown);
+    pub fn prefix(&self, text: &str) -> Option<IpNet> {
+        let prefix = text.parse::<IpNet>().ok();
+        if prefix.is_none() {
+            self.invalid(text, "an address with prefix length");
         }
-        Some(object)
-    }
-
-    /// The value as an object with arbitrary keys.
-    #[must_use]
-    pub fn entries(&self) -> Option<ObjectField<'a>> {
-        match self.value {
-            Value::Object(map) => Some(ObjectField {
-                map,
-                path: self.path.clone(),
-                faults: self.faults,
-            }),
-            _ => self.wrong_type("an object"),
-        }
-    }
-
-    /// The value as a list.
-    #[must_use]
-    pub fn list(&self) -> Option<Vec<Self>> {
-        let Value::Array(items) = self.value else {
-            return self.wrong_type("a list");
-        };
-        let item = |(i, value)| Self {
-            value,
-            path: format!("{}[{i}]", self.path),
-            faults: self.faults,
-        };
-        Some(items.iter().enumerate().map(item).collect())
-    }
-
-    /// The items of a list, or the value itself where it is none: what may be given once or several times.
-    #[must_use]
-    pub fn one_or_several(&self) -> Vec<Self> {
-        match self.value {
-            Value::Array(_) => self.list().unwrap_or_default(),
-            _ => vec![self.clone()],
-        }
-    }
-
-    /// The value as a string.
-    #[must_use]
-    pub fn string(&self) -> Option<&'a str> {
-        match self.value {
-            Value::String(text) => Some(text),
-            _ => self.wrong_type("a string"),
-        }
-    }
-
-    /// The value as text, whether it is written as a string or as an integer.
-    #[must_use]
-    pub fn text_or_integer(&self) -> Option<String> {
-        match self.value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) if number.is_u64() => Some(number.to_string()),
-            _ => self.wrong_type("a string or an integer"),
-        }
-    }
-
-    /// The value as a boolean.
-    #[must_use]
-    pub fn boolean(&self) -> Option<bool> {
-        match self.value {
-            Value::Bool(value) => Some(*value),
-            _ => self.wrong_type("a boolean"),
-        }
-    }
-
-    /// The value as an integer from 0 to 65535.
-    #[must_use]
-    pub fn u16(&self) -> Option<u16> {
-        let Value::Number(number) = self.value else {
-            return self.wrong_type("an integer");
-        };
-        let value = number.as_u64().and_then(|n| u16::try_from(n).ok());
-        if value.is_none() {
-            self.fault(FaultKind::Invalid {
-                value: number.to_string(),
-                expected: "an integer from 0 to 65535",
-            });
-        }
-        value
-    }
-}
-
-/// An object and its place in another one.
-#[derive(Debug, Clone)]
-pub struct ObjectField<'a> {
-    map: &'a Map<String, Value>,
-    path: String,
-    faults: &'a Faults,
-}
-
-impl<'a> ObjectField<'a> {
-    fn child_path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
-    }
-
-    /// A field that may be absent. An explicit null is a value (and will be of the wrong type): an empty `fromEndpoints:` must
-    /// not mean "from everyone".
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<Field<'a>> {
-        let value = self.map.get(key)?;
-        Some(Field {
-            value,
-            path: self.child_path(key),
-            faults: self.faults,
-        })
-    }
-
-    /// A field that must be there.
-    #[must_use]
-    pub fn required(&self, key: &str) -> Option<Field<'a>> {
-        let field = self.get(key);
-        if field.is_none() {
-            self.faults.push(self.child_path(key), FaultKind::Missing);
-        }
-        field
-    }
-
-    /// Every key and its value.
-    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Field<'a>)> {
-        self.map.iter().map(|(key, value)| {
-            (
-                key.as_str(),
-                Field {
-                    value,
-                    path: self.child_path(key),
-                    faults: self.faults,
-                },
-            )
-        })
+        prefix.map(|prefix| prefix.trunc())
     }
 }

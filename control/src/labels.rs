@@ -210,6 +210,16 @@ impl PodLabels<'_> {
     }
 }
 
+/// Source of a pod's label for policies that mean it as upstream Kubernetes does: those that Cilium leaves out have their own.
+#[must_use]
+pub fn upstream_source(key: &str) -> LabelSource {
+    if is_identity_relevant(key) {
+        LabelSource::K8s
+    } else {
+        LabelSource::Upstream
+    }
+}
+
 /// Whether a pod label is part of the pod's identity by default.
 #[must_use]
 pub fn is_identity_relevant(key: &str) -> bool {

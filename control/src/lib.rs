@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod advice;
+pub mod api;
+pub mod clusternetworkpolicy;
 pub mod cnp;
 pub mod compile;
 pub mod counted;

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
@@ -12,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use policy::{Protocol, Tier};
 
-use crate::field::{Fault, FaultKind, Faults};
+use crate::field::{Fault, FaultKind, Faults, Place};
 use crate::labels::{CLUSTER, NAMESPACE, NAMESPACE_LABELS};
 use crate::rule::{
     CidrBlock, DirectionSpec, Peer, PeerSet, Policy, PolicyKey, PolicyKind, PortRef, PortRule, PortSet, Rule,
@@ -204,20 +203,7 @@ impl Decoder<'_> {
     }
 
     fn block(&self, block: &IPBlock, path: &str) -> Option<Peer> {
-        let prefix = |text: &str, field: String| {
-            let prefix = text.parse::<IpNet>().ok();
-            if prefix.is_none() {
-                let expected = "an address with prefix length";
-                self.faults.push(
-                    field,
-                    FaultKind::Invalid {
-                        value: text.to_owned(),
-                        expected,
-                    },
-                );
-            }
-            prefix.map(|prefix| prefix.trunc())
-        };
+        let prefix = |text: &str, field: String| Place::at(field, self.faults).prefix(text);
         let cidr = prefix(&block.cidr, format!("{path}.cidr"))?;
         let mut except = Vec::new();
         for (i, text) in block.except.iter().flatten().enumerate() {
@@ -255,34 +241,8 @@ impl Decoder<'_> {
                 values,
             } = expression;
             let values = values.clone().unwrap_or_default();
-            let path = format!("{path}.matchExpressions[{i}]");
-            let operator = match (operator.as_str(), values.is_empty()) {
-                ("In", false) => Operator::In(values),
-                ("NotIn", false) => Operator::NotIn(values),
-                ("Exists", true) => Operator::Exists,
-                ("DoesNotExist", true) => Operator::DoesNotExist,
-                ("In" | "NotIn", true) => {
-                    self.faults.push(
-                        path,
-                        FaultKind::Rule("values must not be empty with operator In or NotIn"),
-                    );
-                    return None;
-                }
-                ("Exists" | "DoesNotExist", false) => {
-                    let kind = FaultKind::Rule("values must be empty with operator Exists or DoesNotExist");
-                    self.faults.push(path, kind);
-                    return None;
-                }
-                _ => {
-                    let expected = "one of In, NotIn, Exists, DoesNotExist";
-                    let kind = FaultKind::Invalid {
-                        value: operator.clone(),
-                        expected,
-                    };
-                    self.faults.push(format!("{path}.operator"), kind);
-                    return None;
-                }
-            };
+            let place = Place::at(format!("{path}.matchExpressions[{i}]"), self.faults);
+            let operator = Operator::read(operator, values, &place)?;
             selector.push_upstream(&format!("{prefix}{key}"), operator);
         }
         Some(())

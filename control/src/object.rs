@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::field::{Fault, FaultKind, Faults};
 use crate::rule::{Policy, PolicyKey, PolicyKind};
-use crate::{cnp, networkpolicy};
+use crate::{clusternetworkpolicy, cnp, networkpolicy};
 
 /// Kind of an object that the index keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -398,14 +398,17 @@ fn body(value: &Value, key: &ObjectKey, cluster: &str) -> Result<ObjectBody, Vec
                 cluster,
             )?))
         }
-        Kind::CiliumNetworkPolicy => {
-            ObjectBody::Policy(Box::new(cnp::decode(value, &key.namespace, &key.name, cluster)?))
+        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy | Kind::ClusterNetworkPolicy => {
+            let Some(name) = key.policy() else {
+                return Err(vec![fault("kind", FaultKind::Unknown)]);
+            };
+            let policy = match key.kind {
+                Kind::ClusterNetworkPolicy => clusternetworkpolicy::decode(value, name, cluster)?,
+                _ => cnp::decode(value, name, cluster)?,
+            };
+            ObjectBody::Policy(Box::new(policy))
         }
-        Kind::ClusterNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy | Kind::CiliumCIDRGroup => {
-            let expected = "a supported kind";
-            let value = key.kind.name().to_owned();
-            return Err(vec![fault("kind", FaultKind::Invalid { value, expected })]);
-        }
+        Kind::CiliumCIDRGroup => ObjectBody::CidrGroup(conversion::cidr_group(value)?),
     })
 }
 

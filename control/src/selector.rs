@@ -1,6 +1,7 @@
 //! Selectors over identity labels.
 
-use crate::labels::{LabelSource, Labels, NAMESPACE, is_identity_relevant};
+use crate::field::{FaultKind, Place};
+use crate::labels::{LabelSource, Labels, NAMESPACE, upstream_source};
 
 /// Which source a requirement's label must have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,6 +38,29 @@ pub enum Operator {
     Exists,
     /// Absent.
     DoesNotExist,
+}
+
+impl Operator {
+    /// Reads an entry of `matchExpressions`, which is at `place`; `None` if it is faulty.
+    #[must_use]
+    pub fn read(name: &str, values: Vec<String>, place: &Place<'_>) -> Option<Self> {
+        match (name, values.is_empty()) {
+            ("In", false) => return Some(Self::In(values)),
+            ("NotIn", false) => return Some(Self::NotIn(values)),
+            ("Exists", true) => return Some(Self::Exists),
+            ("DoesNotExist", true) => return Some(Self::DoesNotExist),
+            ("In" | "NotIn", true) => place.fault(FaultKind::Rule(
+                "values must not be empty with operator In or NotIn",
+            )),
+            ("Exists" | "DoesNotExist", false) => place.fault(FaultKind::Rule(
+                "values must be empty with operator Exists or DoesNotExist",
+            )),
+            _ => place
+                .field("operator")
+                .invalid(name, "one of In, NotIn, Exists, DoesNotExist"),
+        }
+        None
+    }
 }
 
 /// One condition on a label.
@@ -109,11 +133,8 @@ impl Selector {
 
     /// Adds a requirement on a pod's label as upstream Kubernetes means it: no label is filtered.
     pub fn push_upstream(&mut self, key: &str, operator: Operator) {
-        if is_identity_relevant(key) {
-            return self.push(key, operator);
-        }
         self.requirements.push(Requirement {
-            source: SourceMatch::Named(LabelSource::Upstream.name().to_owned()),
+            source: SourceMatch::Named(upstream_source(key).name().to_owned()),
             key: key.to_owned(),
             operator,
         });

@@ -1,90 +1,200 @@
-//! `toPorts` and `icmps`: ports, HTTP rules and ICMP types.
+//! `toPorts`: ports, and what is allowed on them.
 
 use std::sync::Arc;
 
-use policy::{HttpRule, HttpRuleSet, Protocol};
+use policy::{HttpRuleSet, Protocol};
 
-use crate::field::{FaultKind, Field};
-use crate::rule::{PortRef, PortRule, RuleAction};
+use super::item::PortItem;
+use super::{List, http, peer};
+use crate::api::peer::Fqdn;
+use crate::api::port::{L7Rules, Listener, PortProtocol, PortRule as Item};
+use crate::field::{FaultKind, Place};
+use crate::rule::{PortRef, PortRule};
 
-/// Entries of one `toPorts[].ports` or `icmps[].fields` list (CRD `maxItems`).
-const MOST_PORTS: usize = 40;
+const EVERY_PROTOCOL: &[Protocol] = &[Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+
+/// What `rules` asks of the ports beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum L7 {
+    None,
+    Http,
+    Dns,
+}
 
 /// One item of `toPorts`; one without ports stands for nothing.
-pub(super) fn to_ports(field: &Field<'_>, action: RuleAction) -> Option<Vec<PortRule>> {
-    let known: &[&str] = match action {
-        RuleAction::Allow => &["ports", "rules"],
-        RuleAction::Deny | RuleAction::Pass => &["ports"],
-    };
-    let object = field.object(known)?;
-    let items = match object.get("ports") {
-        Some(ports) => {
-            let items = ports.list()?;
-            if items.len() > MOST_PORTS {
-                ports.fault(FaultKind::TooMany {
-                    found: items.len(),
-                    most: MOST_PORTS,
-                });
-            }
-            items
-        }
-        None => Vec::new(),
-    };
-    let http = match object.get("rules") {
-        Some(rules) => match rules.object(&["http"])?.get("http") {
-            Some(http) => http_rules(&http).flatten(),
-            None => None,
-        },
-        None => None,
-    };
+pub(super) fn rules(item: PortItem<'_>, list: List<'_>, place: &Place<'_>) -> Vec<PortRule> {
+    let none = L7Rules::default();
+    let l7_rules = item.allow.and_then(|allow| allow.rules.as_ref()).unwrap_or(&none);
+    let filled = |kind: bool, l7| if kind { l7 } else { L7::None };
+    let http = filled(
+        l7_rules.http.as_ref().is_some_and(|http| !http.is_empty()),
+        L7::Http,
+    );
+    let dns = filled(l7_rules.dns.as_ref().is_some_and(|dns| !dns.is_empty()), L7::Dns);
+    let l7 = if http == L7::None { dns } else { http };
+    let requests = seventh_layer(l7_rules, item.ports, list, &place.field("rules"));
+    if let Some(allow) = item.allow {
+        proxy(allow, l7, list, place);
+    }
     let mut rules = Vec::new();
-    for item in &items {
-        let Some((protocols, ports)) = port(item, http.is_some()) else {
+    for (i, entry) in item.ports.iter().enumerate() {
+        let Some((protocols, ports)) = port(entry, l7, &place.field("ports").item(i)) else {
             continue;
         };
         rules.extend(protocols.iter().map(|protocol| PortRule {
             protocol: *protocol,
             ports: ports.clone(),
-            http: http.clone(),
+            http: requests.clone(),
         }));
     }
-    Some(rules)
+    rules
 }
 
-fn port(field: &Field<'_>, http: bool) -> Option<(Vec<Protocol>, PortRef)> {
-    let object = field.object(&["port", "endPort", "protocol"])?;
-    let protocols = match object.get("protocol") {
-        Some(protocol) => {
-            let text = protocol.string()?;
-            match text.to_ascii_uppercase().as_str() {
-                "TCP" => vec![Protocol::TCP],
-                "UDP" => vec![Protocol::UDP],
-                "SCTP" => vec![Protocol::SCTP],
-                "ANY" | "" => vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP],
-                _ => {
-                    let expected = "one of TCP, UDP, SCTP, ANY";
-                    protocol.fault(FaultKind::Invalid {
-                        value: text.to_owned(),
-                        expected,
-                    });
-                    return None;
-                }
+/// The HTTP rules; what the other protocols' say is checked.
+fn seventh_layer(
+    rules: &L7Rules,
+    ports: &[PortProtocol],
+    list: List<'_>,
+    place: &Place<'_>,
+) -> Option<Arc<HttpRuleSet>> {
+    let L7Rules {
+        http,
+        dns,
+        kafka,
+        l7proto,
+        l7,
+    } = rules;
+    for (name, given) in [
+        ("kafka", kafka.is_some()),
+        ("l7proto", l7proto.is_some()),
+        ("l7", l7.is_some()),
+    ] {
+        if given {
+            place
+                .field(name)
+                .fault(FaultKind::Unsupported("removed in Cilium 1.20"));
+        }
+    }
+    if let Some(dns) = dns {
+        let place = place.field("dns");
+        if http.is_some() {
+            place.fault(FaultKind::Conflict("http"));
+        }
+        if !dns.is_empty() {
+            names(dns, ports, list, &place);
+        }
+    }
+    let http = http.as_deref()?;
+    let place = place.field("http");
+    if list.host && !http.is_empty() {
+        place.fault(FaultKind::Conflict("nodeSelector"));
+    }
+    http::rules(http, &place)
+}
+
+/// Checks `rules.dns`. Rules that cover every name restrict nothing: the ports are allowed as they are.
+fn names(dns: &[Fqdn], ports: &[PortProtocol], list: List<'_>, place: &Place<'_>) {
+    if !list.egress {
+        place.fault(FaultKind::Rule("is only for egress"));
+    }
+    if ports.is_empty() {
+        place.fault(FaultKind::Rule("needs ports"));
+    }
+    let names = dns.iter().enumerate();
+    let names: Vec<_> = names
+        .flat_map(|(i, fqdn)| peer::fqdn_selectors(fqdn, &place.item(i)))
+        .collect();
+    if !names.is_empty() && !names.iter().any(crate::fqdn::FqdnSelector::covers_all) {
+        place.fault(FaultKind::Unsupported(
+            "limits on the names that may be asked for",
+        ));
+    }
+}
+
+/// Checks what only a proxy enforces.
+fn proxy(item: &Item, l7: L7, list: List<'_>, place: &Place<'_>) {
+    let Item {
+        ports: _,
+        rules: _,
+        server_names,
+        listener,
+        terminating_tls,
+        originating_tls,
+    } = item;
+    if let Some(names) = server_names {
+        let place = place.field("serverNames");
+        if l7 != L7::None && terminating_tls.is_none() {
+            place.fault(FaultKind::Conflict("rules without terminatingTLS"));
+        }
+        for (i, name) in names.iter().enumerate() {
+            if !is_server_name(&name.0) {
+                place.item(i).invalid(&name.0, "a server name");
             }
         }
-        None => vec![Protocol::TCP, Protocol::UDP, Protocol::SCTP],
-    };
-    if http && protocols != [Protocol::TCP] {
-        field.fault(FaultKind::Rule("protocol must be TCP with rules.http"));
+        place.fault(FaultKind::Unsupported("limits on TLS server names"));
     }
-    let port = object.required("port")?;
-    let text = port.string()?;
-    let end = match object.get("endPort") {
-        Some(end) => Some((end.u16()?, end)),
-        None => None,
+    if let Some(listener) = listener {
+        check_listener(listener, l7, list, &place.field("listener"));
+    }
+    for (name, given) in [
+        ("terminatingTLS", terminating_tls.is_some()),
+        ("originatingTLS", originating_tls.is_some()),
+    ] {
+        if given {
+            place
+                .field(name)
+                .fault(FaultKind::Unsupported("interception of TLS"));
+        }
+    }
+}
+
+/// Whether `text` is what `serverNames` take: non-empty labels of letters, digits, `-`, `_` and `*`, and a dot at the end, if any.
+fn is_server_name(text: &str) -> bool {
+    let label = |label: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'*');
+        !label.is_empty() && label.bytes().all(allowed)
     };
+    text.strip_suffix('.').unwrap_or(text).split('.').all(label)
+}
+
+fn check_listener(listener: &Listener, l7: L7, list: List<'_>, place: &Place<'_>) {
+    if !list.egress {
+        place.fault(FaultKind::Rule("is only for egress"));
+    }
+    if l7 != L7::None {
+        place.fault(FaultKind::Conflict("rules"));
+    }
+    if list.scope.namespace.is_none() && listener.envoy_config.kind.as_deref() == Some("CiliumEnvoyConfig") {
+        let place = place.field("envoyConfig").field("kind");
+        place.fault(FaultKind::Rule(
+            "must be CiliumClusterwideEnvoyConfig in a CiliumClusterwideNetworkPolicy",
+        ));
+    }
+    place.fault(FaultKind::Unsupported("listeners of Envoy"));
+}
+
+fn port(entry: &PortProtocol, l7: L7, place: &Place<'_>) -> Option<(&'static [Protocol], PortRef)> {
+    let PortProtocol {
+        port,
+        end_port,
+        protocol,
+    } = entry;
+    let protocols = protocols(protocol.as_deref().unwrap_or_default(), &place.field("protocol"))?;
+    if l7 == L7::Http && protocols != [Protocol::TCP] {
+        place.fault(FaultKind::Rule("protocol must be TCP with rules.http"));
+    }
+    if l7 == L7::Dns && protocols == [Protocol::SCTP] {
+        place.fault(FaultKind::Rule("protocol must be TCP, UDP or ANY with rules.dns"));
+    }
+    let (at, end_at) = (place.field("port"), place.field("endPort"));
+    let Some(text) = port.as_deref() else {
+        at.fault(FaultKind::Missing);
+        return None;
+    };
+    let end = end_port.and_then(|end| u16::try_from(end).ok());
     if is_port_name(text) {
-        if let Some((_, end)) = end {
-            end.fault(FaultKind::Conflict("a named port"));
+        if end.is_some() {
+            end_at.fault(FaultKind::Conflict("a named port"));
         }
         return Some((protocols, PortRef::Named(text.to_ascii_lowercase())));
     }
@@ -95,24 +205,44 @@ fn port(field: &Field<'_>, http: bool) -> Option<(Vec<Protocol>, PortRef)> {
         .then(|| u16::from_str_radix(text, if octal { 8 } else { 10 }).ok())
         .flatten()
     else {
-        let expected = "a port number (0 to 65535) or a port name";
-        port.fault(FaultKind::Invalid {
-            value: text.to_owned(),
-            expected,
-        });
+        at.invalid(text, "a port number (0 to 65535) or a port name");
         return None;
     };
+    if l7 == L7::Dns && end.is_some_and(|last| last > first) {
+        end_at.fault(FaultKind::Conflict("rules.dns"));
+    }
     if first == 0 {
-        if http {
-            port.fault(FaultKind::Conflict("rules.http when it is 0"));
+        match l7 {
+            L7::None => {}
+            L7::Http => at.fault(FaultKind::Conflict("rules.http when it is 0")),
+            L7::Dns => at.fault(FaultKind::Conflict("rules.dns when it is 0")),
         }
-        if let Some((_, end)) = end.filter(|(last, _)| *last != 0) {
-            end.fault(FaultKind::Conflict("port 0"));
+        if end.is_some_and(|last| last != 0) {
+            end_at.fault(FaultKind::Conflict("port 0"));
         }
         return Some((protocols, PortRef::EVERY));
     }
-    let last = end.map_or(first, |(last, _)| last.max(first));
-    Some((protocols, PortRef::Range(first..=last)))
+    // A last port at or before the first is ignored, as Cilium does.
+    Some((protocols, PortRef::Range(first..=end.unwrap_or(first).max(first))))
+}
+
+fn protocols(text: &str, place: &Place<'_>) -> Option<&'static [Protocol]> {
+    match text.to_ascii_uppercase().as_str() {
+        "TCP" => Some(&[Protocol::TCP]),
+        "UDP" => Some(&[Protocol::UDP]),
+        "SCTP" => Some(&[Protocol::SCTP]),
+        "ANY" | "" => Some(EVERY_PROTOCOL),
+        "VRRP" | "IGMP" | "GRE" | "IPIP" | "IPV6" | "ESP" | "AH" => {
+            place.fault(FaultKind::Unsupported(
+                "protocols without ports (enable-extended-ip-protocols)",
+            ));
+            None
+        }
+        _ => {
+            place.invalid(text, "one of TCP, UDP, SCTP, ANY");
+            None
+        }
+    }
 }
 
 /// Whether `text` is an IANA service name (RFC 6335 section 5.1), which makes it a named port.
@@ -124,130 +254,3 @@ fn is_port_name(text: &str) -> bool {
         && !text.ends_with('-')
         && !text.contains("--")
 }
-
-/// The rule set, or `None` if the list is empty and so restricts nothing.
-fn http_rules(field: &Field<'_>) -> Option<Option<Arc<HttpRuleSet>>> {
-    let items = field.list()?;
-    let mut rules = Vec::with_capacity(items.len());
-    for item in &items {
-        let object = item.object(&["method", "path"])?;
-        let text = |name: &str| match object.get(name) {
-            // An empty pattern is Cilium's "not given".
-            Some(field) => Some(Some(field.string()?.to_owned()).filter(|pattern| !pattern.is_empty())),
-            None => Some(None),
-        };
-        rules.push(HttpRule {
-            method: text("method")?,
-            path: text("path")?,
-            ..HttpRule::default()
-        });
-    }
-    if rules.is_empty() {
-        return Some(None);
-    }
-    match HttpRuleSet::new(rules) {
-        Ok(set) => Some(Some(Arc::new(set))),
-        Err(error) => {
-            let at = items
-                .get(error.index)
-                .and_then(|item| item.entries()?.get(error.field));
-            at.as_ref().unwrap_or(field).fault(FaultKind::Regex {
-                message: error.source.to_string(),
-            });
-            None
-        }
-    }
-}
-
-/// One item of `icmps`: a rule per field.
-pub(super) fn icmp_fields(field: &Field<'_>) -> Option<Vec<PortRule>> {
-    let list = field.object(&["fields"])?.required("fields")?;
-    let items = list.list()?;
-    if items.len() > MOST_PORTS {
-        list.fault(FaultKind::TooMany {
-            found: items.len(),
-            most: MOST_PORTS,
-        });
-    }
-    let mut rules = Vec::new();
-    for item in &items {
-        let object = item.object(&["family", "type"])?;
-        let family = match object.get("family") {
-            Some(family) => {
-                let text = family.string()?;
-                if !matches!(text, "IPv4" | "IPv6") {
-                    family.fault(FaultKind::Invalid {
-                        value: text.to_owned(),
-                        expected: "IPv4 or IPv6",
-                    });
-                    return None;
-                }
-                text
-            }
-            None => "IPv4",
-        };
-        let (protocol, names) = if family == "IPv4" {
-            (Protocol::ICMP, ICMPV4_TYPES)
-        } else {
-            (Protocol::ICMPV6, ICMPV6_TYPES)
-        };
-        let number = icmp_type(&object.required("type")?, names)?;
-        rules.push(PortRule {
-            protocol,
-            ports: PortRef::Range(number..=number),
-            http: None,
-        });
-    }
-    Some(rules)
-}
-
-fn icmp_type(field: &Field<'_>, names: &[(&str, u16)]) -> Option<u16> {
-    let text = field.text_or_integer()?;
-    let named = names
-        .iter()
-        .find(|(name, _)| *name == text)
-        .map(|(_, number)| *number);
-    let number = named.or_else(|| text.parse::<u8>().ok().map(u16::from));
-    if number.is_none() {
-        field.fault(FaultKind::Invalid {
-            value: text,
-            expected: "an ICMP type (number or name)",
-        });
-    }
-    number
-}
-
-/// IANA ICMP types by Cilium's names.
-const ICMPV4_TYPES: &[(&str, u16)] = &[
-    ("EchoReply", 0),
-    ("DestinationUnreachable", 3),
-    ("Redirect", 5),
-    ("Echo", 8),
-    ("EchoRequest", 8),
-    ("RouterAdvertisement", 9),
-    ("RouterSelection", 10),
-    ("TimeExceeded", 11),
-    ("ParameterProblem", 12),
-    ("Timestamp", 13),
-    ("TimestampReply", 14),
-    ("Photuris", 40),
-    ("ExtendedEchoRequest", 42),
-    ("ExtendedEchoReply", 43),
-];
-
-/// IANA ICMPv6 types by Cilium's names.
-const ICMPV6_TYPES: &[(&str, u16)] = &[
-    ("DestinationUnreachable", 1),
-    ("PacketTooBig", 2),
-    ("TimeExceeded", 3),
-    ("ParameterProblem", 4),
-    ("EchoRequest", 128),
-    ("EchoReply", 129),
-    ("MulticastListenerQuery", 130),
-    ("MulticastListenerReport", 131),
-    ("MulticastListenerDone", 132),
-    ("RouterSolicitation", 133),
-    ("RouterAdvertisement", 134),
-    ("NeighborSolicitation", 135),
-    ("NeighborAdvertisement", 136),
-];

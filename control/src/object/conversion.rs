@@ -1,14 +1,19 @@
 //! From Kubernetes' types to what the index keeps.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy::Protocol;
+use serde::Deserialize;
+use serde_json::Value;
 
-use super::{NamedPort, Node, Pod, ServiceObject, ServicePort, Slice, fault};
-use crate::field::{Fault, FaultKind};
+use super::{CidrGroup, NamedPort, Node, Pod, ServiceObject, ServicePort, Slice, fault, typed};
+use crate::api::{CiliumCIDRGroup, schema};
+use crate::field::{Fault, FaultKind, Faults, Place};
 
 fn address(text: &str, field: impl FnOnce() -> String) -> Result<IpAddr, Vec<Fault>> {
     let invalid = |_error| {
@@ -227,4 +232,33 @@ pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<Option<Slice>, Ve
         unready,
         ports,
     }))
+}
+
+static CIDR_GROUP: LazyLock<Value> = LazyLock::new(schema::of::<CiliumCIDRGroup>);
+
+pub(super) fn cidr_group(value: &Value) -> Result<CidrGroup, Vec<Fault>> {
+    #[derive(Deserialize)]
+    struct Named {
+        metadata: ObjectMeta,
+    }
+    let named: Named = typed(value)?;
+    let (group, found) = schema::read::<CiliumCIDRGroup>(value, &CIDR_GROUP);
+    let Some(group) = group else {
+        return Err(found);
+    };
+    let faults = Faults::default();
+    let place = Place::root(&faults).field("spec").field("externalCIDRs");
+    let listed = group.spec.external_cidrs.iter().enumerate();
+    let prefixes = listed
+        .filter_map(|(i, cidr)| place.item(i).prefix(&cidr.0))
+        .collect();
+    let faults = schema::joined(found, faults.into_vec());
+    if faults.is_empty() {
+        Ok(CidrGroup {
+            labels: named.metadata.labels.unwrap_or_default(),
+            prefixes,
+        })
+    } else {
+        Err(faults)
+    }
 }
