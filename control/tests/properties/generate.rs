@@ -15,52 +15,6 @@ pub const LOCAL_NODE: &str = "node-a";
 /// Pod CIDRs beside those of Node objects.
 pub const POD_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
 
-/// What the engine can do beyond CiliumNetworkPolicy (endpoints, entities, prefixes, ports, ICMP, deny, HTTP method and path) and
-/// NetworkPolicy: each flag lets the generator use it.
-#[derive(Debug, Clone, Copy)]
-pub struct Features {
-    /// CiliumClusterwideNetworkPolicy.
-    pub clusterwide: bool,
-    /// CiliumCIDRGroup, `cidrGroupRef`, `cidrGroupSelector`.
-    pub cidr_groups: bool,
-    /// `except` beside a CIDR group.
-    pub cidr_group_except: bool,
-    /// ClusterNetworkPolicy.
-    pub tiers: bool,
-    /// Peer `nodes` of ClusterNetworkPolicy.
-    pub tier_nodes: bool,
-    /// Peer `domainNames` of ClusterNetworkPolicy.
-    pub tier_domain_names: bool,
-    /// `toServices`.
-    pub services: bool,
-    /// `fromNodes`, `toNodes`.
-    pub nodes: bool,
-    /// `toFQDNs`.
-    pub fqdns: bool,
-    /// `rules.dns` that match every name.
-    pub dns_rules: bool,
-    /// Endpoints of `default/kubernetes`, entity `kube-apiserver`.
-    pub api_server: bool,
-    /// `rules.http[].host`.
-    pub http_host: bool,
-    /// `rules.http[].headers` and `headerMatches`.
-    pub http_headers: bool,
-    /// Pods and nodes with addresses of both families.
-    pub dual_stack: bool,
-    /// `ipBlock` and `networks` where there are addresses of both families: each address for itself.
-    pub dual_stack_blocks: bool,
-    /// The local node with addresses of both families beside such prefixes.
-    pub dual_stack_local_node: bool,
-    /// Init containers with named ports.
-    pub init_containers: bool,
-    /// Pods with equal labels whose named ports differ.
-    pub ports_by_pod: bool,
-    /// Pods with labels that only the cluster may give.
-    pub forged_labels: bool,
-    /// Label keys that identities leave out, in Cilium's policies (NetworkPolicies always have them).
-    pub filtered_labels: bool,
-}
-
 /// splitmix64: the same numbers for the same seed, everywhere.
 #[derive(Debug)]
 pub struct Rng(u64);
@@ -139,26 +93,14 @@ pub const NAMES: [&str; 3] = ["http", "dns", "metrics"];
 pub const PATHS: [&str; 6] = ["/", "/public", "/public/x", "/admin", "/v1/items?id=7", "/v2"];
 pub const HEADERS: [(&str, &str); 3] = [("X-Token", "42"), ("x-token", "43"), ("X-Team", "one")];
 
-impl Features {
-    /// Whether prefixes may cover pods and nodes.
-    fn has_blocks(&self) -> bool {
-        !self.dual_stack || self.dual_stack_blocks
-    }
-}
-
 impl Scenario {
-    pub fn generate(rng: &mut Rng, features: &Features) -> Self {
-        // Every second cluster, so that the rest has prefixes whatever the features.
-        let features = &Features {
-            dual_stack: features.dual_stack && rng.percent(50),
-            ..*features
-        };
-        let (inventory, ends) = inventory::generate(rng, features);
+    pub fn generate(rng: &mut Rng) -> Self {
+        let (inventory, ends) = inventory::generate(rng);
         // More often many than few.
         let count = rng.below(9).max(rng.below(9));
         let policies = (0..count)
             .map(|number| {
-                let mut policy = Self::policy(rng, features);
+                let mut policy = Self::policy(rng);
                 policy["metadata"]["name"] = json!(format!("p{number}"));
                 policy
             })
@@ -170,12 +112,12 @@ impl Scenario {
         }
     }
 
-    fn policy(rng: &mut Rng, features: &Features) -> Value {
+    fn policy(rng: &mut Rng) -> Value {
         match rng.below(100) {
-            0..20 if features.tiers => kubernetes::cluster_network_policy(rng, features),
-            20..40 if features.clusterwide => cilium::policy(rng, features, true),
-            40..65 => kubernetes::network_policy(rng, features),
-            _ => cilium::policy(rng, features, false),
+            0..20 => kubernetes::cluster_network_policy(rng),
+            20..40 => cilium::policy(rng, true),
+            40..65 => kubernetes::network_policy(rng),
+            _ => cilium::policy(rng, false),
         }
     }
 

@@ -8,7 +8,7 @@ mod truth_tables;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use generate::{Features, Flow, LOCAL_NODE, POD_CIDRS, Rng, Scenario};
+use generate::{Flow, LOCAL_NODE, POD_CIDRS, Rng, Scenario};
 use oracle::{Cluster, Peer, Verdict};
 use policy::{
     Decision, Direction, DropReason, EndpointKey, HttpRequest, Identity, Protocol, Slot, SlotGeneration,
@@ -18,56 +18,8 @@ use serde_json::Value;
 use sluice_control::object::{self, Decoded};
 use sluice_control::{Index, IndexConfig, LocalEndpoint, compile};
 
-/// What the engine can do today.
-const FEATURES: Features = Features {
-    clusterwide: false,
-    cidr_groups: false,
-    cidr_group_except: false,
-    tiers: false,
-    tier_nodes: false,
-    tier_domain_names: false,
-    services: false,
-    nodes: false,
-    fqdns: false,
-    dns_rules: false,
-    api_server: true,
-    http_host: false,
-    http_headers: false,
-    dual_stack: true,
-    dual_stack_blocks: true,
-    // The local node has one identity: a prefix allows it only if it holds all of its addresses.
-    dual_stack_local_node: false,
-    init_containers: true,
-    ports_by_pod: true,
-    forged_labels: true,
-    filtered_labels: true,
-};
-
-/// Everything that the generator can do.
-const EVERYTHING: Features = Features {
-    clusterwide: true,
-    cidr_groups: true,
-    cidr_group_except: true,
-    tiers: true,
-    tier_nodes: true,
-    tier_domain_names: true,
-    services: true,
-    nodes: true,
-    fqdns: true,
-    dns_rules: true,
-    api_server: true,
-    http_host: true,
-    http_headers: true,
-    dual_stack: true,
-    dual_stack_blocks: true,
-    dual_stack_local_node: true,
-    init_containers: true,
-    ports_by_pod: true,
-    forged_labels: true,
-    filtered_labels: true,
-};
-
-/// Clusters and flows in each; `SLUICE_PROPERTY_CLUSTERS` asks for another number of clusters, from another seed.
+/// Clusters and flows in each. `SLUICE_PROPERTY_CLUSTERS` asks for another number of clusters, from another seed;
+/// `SLUICE_PROPERTY_SEED` for that of a failure.
 const CLUSTERS: u64 = 500;
 const FLOWS: usize = 2000;
 
@@ -204,11 +156,11 @@ fn verdicts(objects: &[Value], flow: &Flow) -> (Verdict, Verdict) {
 ///
 /// # Panics
 /// At the first difference, with the least objects that show it.
-fn compare(clusters: u64, seed: u64, features: &Features) -> [usize; 3] {
+fn compare(clusters: u64, seed: u64) -> [usize; 3] {
     let mut counts = [0; 3];
     for number in 0..clusters {
         let mut rng = Rng::new(seed.wrapping_add(number.wrapping_mul(0x1234_5678_9abc_def1)));
-        let scenario = Scenario::generate(&mut rng, features);
+        let scenario = Scenario::generate(&mut rng);
         let objects = scenario.objects();
         let cluster = Cluster::from_objects(&objects, LOCAL_NODE, &POD_CIDRS);
         let engine = engine(&objects, &cluster);
@@ -229,17 +181,17 @@ fn compare(clusters: u64, seed: u64, features: &Features) -> [usize; 3] {
 
 #[test]
 fn the_engine_decides_as_the_naive_evaluator_does() {
-    let asked = std::env::var("SLUICE_PROPERTY_CLUSTERS")
-        .ok()
-        .map(|text| text.parse().expect("a number of clusters"));
-    let (clusters, seed) = match asked {
-        Some(clusters) => (
-            clusters,
-            std::time::UNIX_EPOCH.elapsed().expect("clock").as_secs(),
-        ),
-        None => (CLUSTERS, 1),
+    let asked = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().expect("a number"))
     };
-    let counts = compare(clusters, seed, &FEATURES);
+    let clusters = asked("SLUICE_PROPERTY_CLUSTERS");
+    let seed = asked("SLUICE_PROPERTY_SEED").unwrap_or_else(|| match clusters {
+        Some(_) => std::time::UNIX_EPOCH.elapsed().expect("clock").as_secs(),
+        None => 1,
+    });
+    let clusters = clusters.unwrap_or(CLUSTERS);
+    let counts = compare(clusters, seed);
     eprintln!("seed {seed}: allowed, denied, denied by HTTP rules: {counts:?}");
     let total: usize = counts.iter().sum();
     // A generator whose flows meet no rule would find nothing.
@@ -269,7 +221,7 @@ fn the_generator_uses_every_field_and_its_flows_meet_every_verdict() {
     let scenarios: Vec<(Scenario, Rng)> = (0..200)
         .map(|seed| {
             let mut rng = Rng::new(seed);
-            (Scenario::generate(&mut rng, &EVERYTHING), rng)
+            (Scenario::generate(&mut rng), rng)
         })
         .collect();
     let mut found = BTreeSet::new();

@@ -42,12 +42,15 @@ pub fn report(scenario: &Scenario, flow: &Flow) -> String {
 
 /// Everything that is one object, list entry or field smaller.
 fn candidates(objects: &[Value]) -> impl Iterator<Item = Vec<Value>> {
-    let fewer = (0..objects.len()).map(move |i| {
+    // A namespace is there as long as its pods are, and under its own name.
+    let kept = |i: &usize| objects[*i]["kind"] == "Namespace";
+    let fewer = (0..objects.len()).filter(move |i| !kept(i)).map(move |i| {
         let mut fewer = objects.to_vec();
         fewer.remove(i);
         fewer
     });
-    let places = (0..objects.len()).flat_map(|i| ["spec", "specs", "metadata"].map(|part| (i, part)));
+    let free = (0..objects.len()).filter(move |i| !kept(i));
+    let places = free.flat_map(|i| ["spec", "specs", "metadata"].map(|part| (i, part)));
     let smaller = places.flat_map(move |(i, part)| {
         let change = move |smaller: Value| {
             let mut other = objects.to_vec();

@@ -219,12 +219,10 @@ impl Combined {
                 None => Decision::DefaultDeny,
             }
         } else {
-            let otherwise = alone(self.baseline).unwrap_or(Decision::Allow(None));
-            match (rule(self.http), otherwise) {
-                (None, otherwise) => otherwise,
-                // Requests that no HTTP rule allows are left to what comes next; where that denies, the rules restrict.
-                (Some(rule), Decision::Deny(_)) => Decision::AllowHttp(http.united(&self.sets)?, rule),
-                (Some(rule), _) => Decision::Allow(Some(rule)),
+            // An HTTP rule allows every request where nothing is denied by default: it is a plain allow of its peers.
+            match rule(self.http) {
+                Some(rule) => Decision::Allow(Some(rule)),
+                None => alone(self.baseline).unwrap_or(Decision::Allow(None)),
             }
         })
     }

@@ -65,15 +65,11 @@ fn naive(
             united.extend(paths(sets, index));
         }
     }
-    let otherwise = match default_deny {
-        true => Naive::DefaultDeny,
-        false => ordered(&covering, sets, Tier::Baseline).unwrap_or(Naive::Allow(None)),
-    };
-    // A request that no HTTP rule allows falls through to what comes next.
-    match (http, otherwise) {
-        (None, otherwise) => otherwise,
-        (Some((_, rule)), Naive::Allow(_) | Naive::Http(..)) => Naive::Allow(Some(rule)),
-        (Some((united, rule)), Naive::Deny(_) | Naive::DefaultDeny) => Naive::Http(united, rule),
+    match (http, default_deny) {
+        (Some((united, rule)), true) => Naive::Http(united, rule),
+        (None, true) => Naive::DefaultDeny,
+        (Some((_, rule)), false) => Naive::Allow(Some(rule)),
+        (None, false) => ordered(&covering, sets, Tier::Baseline).unwrap_or(Naive::Allow(None)),
     }
 }
 

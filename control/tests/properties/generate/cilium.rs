@@ -3,27 +3,24 @@
 use serde_json::{Value, json};
 
 use super::inventory::{GROUPS, SERVICES, ZONES};
-use super::{APPS, Features, NAMES, NAMESPACES, PORTS, Rng, TEAMS, TIERS, block, selector};
+use super::{APPS, CIDRS, NAMES, NAMESPACES, PORTS, Rng, TEAMS, TIERS, block, selector};
 
 type Vocabulary = Vec<(&'static str, &'static [&'static str])>;
 
-fn pod_keys(features: &Features) -> Vocabulary {
-    let mut keys: Vocabulary = vec![
+fn pod_keys() -> Vocabulary {
+    vec![
         ("app", &APPS),
         ("k8s:app", &APPS),
         ("any:tier", &TIERS),
         ("tier", &TIERS),
         ("io.cilium.k8s.policy.serviceaccount", &["default", "robot"]),
         ("app.kubernetes.io/name", &APPS),
-    ];
-    if features.filtered_labels {
-        keys.push(("pod-template-hash", &["h1", "h2"]));
-    }
-    keys
+        ("pod-template-hash", &["h1", "h2"]),
+    ]
 }
 
-fn peer_keys(rng: &mut Rng, features: &Features) -> Vocabulary {
-    let mut keys = pod_keys(features);
+fn peer_keys(rng: &mut Rng) -> Vocabulary {
+    let mut keys = pod_keys();
     match rng.below(10) {
         0..3 => {
             keys.push(("io.kubernetes.pod.namespace", &NAMESPACES));
@@ -42,7 +39,7 @@ fn peer_keys(rng: &mut Rng, features: &Features) -> Vocabulary {
 }
 
 /// A policy without a name.
-pub fn policy(rng: &mut Rng, features: &Features, clusterwide: bool) -> Value {
+pub fn policy(rng: &mut Rng, clusterwide: bool) -> Value {
     let (kind, metadata) = if clusterwide {
         ("CiliumClusterwideNetworkPolicy", json!({}))
     } else {
@@ -50,9 +47,9 @@ pub fn policy(rng: &mut Rng, features: &Features, clusterwide: bool) -> Value {
     };
     let mut policy = json!({"apiVersion": "cilium.io/v2", "kind": kind, "metadata": metadata});
     if rng.percent(85) {
-        policy["spec"] = spec(rng, features, clusterwide);
+        policy["spec"] = spec(rng, clusterwide);
     } else {
-        policy["specs"] = json!(rng.several(1, 2, |rng| spec(rng, features, clusterwide)));
+        policy["specs"] = json!(rng.several(1, 2, |rng| spec(rng, clusterwide)));
     }
     policy
 }
@@ -66,8 +63,8 @@ enum Purpose {
     Deny,
 }
 
-fn spec(rng: &mut Rng, features: &Features, clusterwide: bool) -> Value {
-    let mut keys = pod_keys(features);
+fn spec(rng: &mut Rng, clusterwide: bool) -> Value {
+    let mut keys = pod_keys();
     if clusterwide {
         keys.push(("io.kubernetes.pod.namespace", &NAMESPACES));
         keys.push(("k8s:io.cilium.k8s.namespace.labels.team", &TEAMS));
@@ -81,16 +78,16 @@ fn spec(rng: &mut Rng, features: &Features, clusterwide: bool) -> Value {
     // HTTP rules decide only where nothing plain is beside them.
     if rng.percent(35) {
         let direction = rng.pick(&["ingress", "egress"]);
-        spec[direction] = json!(rng.several(1, 2, |rng| item(rng, features, direction, Purpose::Http)));
+        spec[direction] = json!(rng.several(1, 2, |rng| item(rng, direction, Purpose::Http)));
         return spec;
     }
     for direction in ["ingress", "egress"] {
         if rng.percent(60) {
-            spec[direction] = json!(rng.several(0, 3, |rng| item(rng, features, direction, Purpose::Allow)));
+            spec[direction] = json!(rng.several(0, 3, |rng| item(rng, direction, Purpose::Allow)));
         }
         if rng.percent(25) {
             spec[format!("{direction}Deny")] =
-                json!(rng.several(0, 2, |rng| item(rng, features, direction, Purpose::Deny)));
+                json!(rng.several(0, 2, |rng| item(rng, direction, Purpose::Deny)));
         }
     }
     // One list must have an item.
@@ -99,7 +96,7 @@ fn spec(rng: &mut Rng, features: &Features, clusterwide: bool) -> Value {
         .iter()
         .all(|list| spec[*list].as_array().is_none_or(Vec::is_empty))
     {
-        spec["ingress"] = json!([item(rng, features, "ingress", Purpose::Allow)]);
+        spec["ingress"] = json!([item(rng, "ingress", Purpose::Allow)]);
     }
     // Reading a missing field leaves null behind.
     spec.as_object_mut()
@@ -117,7 +114,7 @@ fn spec(rng: &mut Rng, features: &Features, clusterwide: bool) -> Value {
     spec
 }
 
-fn item(rng: &mut Rng, features: &Features, direction: &str, purpose: Purpose) -> Value {
+fn item(rng: &mut Rng, direction: &str, purpose: Purpose) -> Value {
     let mut item = json!({});
     let prefix = if direction == "ingress" { "from" } else { "to" };
     let egress = direction == "egress";
@@ -131,26 +128,23 @@ fn item(rng: &mut Rng, features: &Features, direction: &str, purpose: Purpose) -
         12..45 => field(
             "Endpoints",
             rng.several(least, 2, |rng| {
-                let keys = peer_keys(rng, features);
+                let keys = peer_keys(rng);
                 selector(rng, &keys)
             }),
         ),
-        45..60 => field(
-            "Entities",
-            rng.several(least, 2, |rng| json!(entity(rng, features))),
-        ),
+        45..60 => field("Entities", rng.several(least, 2, |rng| json!(entity(rng)))),
         60..70 => field("CIDR", rng.several(least, 2, |rng| json!(block(rng).0))),
-        70..80 => field("CIDRSet", rng.several(least, 2, |rng| cidr_set(rng, features))),
-        80..86 if features.services && egress => {
+        70..80 => field("CIDRSet", rng.several(least, 2, |rng| cidr_set(rng))),
+        80..86 if egress => {
             field("Services", rng.several(least, 2, service_reference));
         }
-        86..92 if features.nodes => field(
+        86..92 => field(
             "Nodes",
             rng.several(least, 2, |rng| {
                 selector(rng, &[("zone", &ZONES), ("role", &["worker", "control"])])
             }),
         ),
-        92..96 if features.fqdns && egress && !deny => {
+        92..96 if egress && !deny => {
             field(
                 "FQDNs",
                 rng.several(least, 1, |_| json!({"matchName": "example.com"})),
@@ -171,12 +165,12 @@ fn item(rng: &mut Rng, features: &Features, direction: &str, purpose: Purpose) -
         }
         36..38 => item["toPorts"] = json!([{}]),
         38..40 => item["toPorts"] = json!([]),
-        _ => item["toPorts"] = json!(rng.several(1, 2, |rng| to_ports(rng, features, egress, purpose))),
+        _ => item["toPorts"] = json!(rng.several(1, 2, |rng| to_ports(rng, egress, purpose))),
     }
     item
 }
 
-fn entity(rng: &mut Rng, features: &Features) -> &'static str {
+fn entity(rng: &mut Rng) -> &'static str {
     let known = [
         "all",
         "world",
@@ -190,23 +184,24 @@ fn entity(rng: &mut Rng, features: &Features) -> &'static str {
         "health",
         "ingress",
     ];
-    if features.api_server && rng.percent(20) {
+    if rng.percent(20) {
         return "kube-apiserver";
     }
     let common = known.len().min(if rng.percent(80) { 7 } else { 11 });
     rng.pick(&known[..common])
 }
 
-fn cidr_set(rng: &mut Rng, features: &Features) -> Value {
+fn cidr_set(rng: &mut Rng) -> Value {
     let (cidr, except) = block(rng);
-    if features.cidr_groups && rng.percent(40) {
+    if rng.percent(40) {
         let name = rng.pick(&[GROUPS[0], GROUPS[1], "missing"]);
+        let except = rng.several(0, 2, |rng| rng.pick(&CIDRS));
         let mut set = if rng.percent(60) {
             json!({"cidrGroupRef": name})
         } else {
             json!({"cidrGroupSelector": {"matchLabels": {"kind": name}}})
         };
-        if features.cidr_group_except && !except.is_empty() {
+        if !except.is_empty() {
             set["except"] = json!(except);
         }
         return set;
@@ -251,13 +246,10 @@ fn icmp(rng: &mut Rng) -> Value {
     field
 }
 
-fn to_ports(rng: &mut Rng, features: &Features, egress: bool, purpose: Purpose) -> Value {
+fn to_ports(rng: &mut Rng, egress: bool, purpose: Purpose) -> Value {
     let http = purpose == Purpose::Http || purpose == Purpose::Allow && rng.percent(35);
     let ports = rng.several(1, 3, |rng| {
-        let mut names = NAMES.to_vec();
-        if features.init_containers {
-            names.push("setup");
-        }
+        let names = [&NAMES[..], &["setup"]].concat();
         let mut entry = match rng.below(10) {
             0..6 => json!({"port": rng.pick(&PORTS).to_string()}),
             6..8 => json!({"port": rng.pick(&names)}),
@@ -275,15 +267,15 @@ fn to_ports(rng: &mut Rng, features: &Features, egress: bool, purpose: Purpose) 
     let mut to_ports = json!({"ports": ports});
     if http {
         let least = usize::from(!rng.percent(5));
-        to_ports["rules"] = json!({"http": rng.several(least, 3, |rng| http_rule(rng, features))});
-    } else if features.dns_rules && egress && purpose == Purpose::Allow && rng.percent(10) {
+        to_ports["rules"] = json!({"http": rng.several(least, 3, |rng| http_rule(rng))});
+    } else if egress && purpose == Purpose::Allow && rng.percent(10) {
         to_ports["ports"] = json!([{"port": "53", "protocol": rng.pick(&["UDP", "TCP", "ANY"])}]);
         to_ports["rules"] = json!({"dns": [{"matchPattern": "*"}]});
     }
     to_ports
 }
 
-fn http_rule(rng: &mut Rng, features: &Features) -> Value {
+fn http_rule(rng: &mut Rng) -> Value {
     let mut rule = json!({});
     if rng.percent(60) {
         rule["method"] = json!(rng.pick(&["GET", "GET|HEAD", "P.*", "get", ""]));
@@ -300,10 +292,10 @@ fn http_rule(rng: &mut Rng, features: &Features) -> Value {
             "/pub"
         ]));
     }
-    if features.http_host && rng.percent(30) {
+    if rng.percent(30) {
         rule["host"] = json!(rng.pick(&["api\\.example\\.com", "api\\.example\\.com(:[0-9]+)?", "x", ".*"]));
     }
-    if features.http_headers && rng.percent(25) {
+    if rng.percent(25) {
         rule["headers"] = json!([rng.pick(&[
             "X-Token 42",
             "X-Token: 43",
@@ -312,7 +304,7 @@ fn http_rule(rng: &mut Rng, features: &Features) -> Value {
             "x-token 42,43"
         ])]);
     }
-    if features.http_headers && rng.percent(25) {
+    if rng.percent(25) {
         rule["headerMatches"] = json!([rng.pick(&[
             json!({"name": "X-Token", "value": "42"}),
             json!({"name": "X-Token"}),

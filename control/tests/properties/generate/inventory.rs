@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{APPS, Ends, Features, LOCAL_NODE, NAMES, NAMESPACES, Rng, TEAMS, TIERS, labels};
+use super::{APPS, Ends, LOCAL_NODE, NAMES, NAMESPACES, Rng, TEAMS, TIERS, labels};
 
 /// Addresses of nobody known, and of pod CIDRs.
 const STRANGERS: [&str; 10] = [
@@ -27,7 +27,7 @@ pub const SERVICES: [&str; 3] = ["front", "outside", "mixed"];
 /// Names of prefix groups; their label `kind` is the name as well.
 pub const GROUPS: [&str; 2] = ["partners", "office"];
 
-pub(super) fn generate(rng: &mut Rng, features: &Features) -> (Vec<Value>, Ends) {
+pub(super) fn generate(rng: &mut Rng) -> (Vec<Value>, Ends) {
     let mut objects = Vec::new();
     let mut ends = Ends::default();
     for name in NAMESPACES {
@@ -38,44 +38,41 @@ pub(super) fn generate(rng: &mut Rng, features: &Features) -> (Vec<Value>, Ends)
         );
     }
     for (name, last) in [(LOCAL_NODE, 2), ("node-b", 3), ("node-c", 4)] {
-        objects.push(node(rng, features, name, last, &mut ends));
+        objects.push(node(rng, name, last, &mut ends));
     }
     let count = 8 + rng.below(5);
     for number in 0..count {
-        objects.push(pod(rng, features, number, &mut ends));
+        objects.push(pod(rng, number, &mut ends));
     }
     ends.addresses.extend(
         STRANGERS
             .iter()
             .map(|addr| addr.parse::<IpAddr>().expect("address")),
     );
-    if features.services {
-        for name in SERVICES {
-            objects.extend(service(rng, name));
-        }
+    for name in SERVICES {
+        objects.extend(service(rng, name));
     }
-    if features.api_server && rng.percent(60) {
+    if rng.percent(60) {
         let addr = rng.pick(&["172.18.0.2", "172.18.0.3", "198.51.100.7"]);
         objects.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "default", "name": "kubernetes"},
             "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}}));
         objects.push(slice("default", "kubernetes", &[addr]));
     }
-    if features.cidr_groups {
-        for name in GROUPS {
-            if rng.percent(25) {
-                continue;
-            }
-            let cidrs = rng.several(0, 3, |rng| rng.pick(&super::CIDRS));
-            objects.push(json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
-                "metadata": {"name": name, "labels": {"kind": name}}, "spec": {"externalCIDRs": cidrs}}));
+    for name in GROUPS {
+        if rng.percent(25) {
+            continue;
         }
+        let cidrs = rng.several(0, 3, |rng| rng.pick(&super::CIDRS));
+        objects.push(json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
+            "metadata": {"name": name, "labels": {"kind": name}}, "spec": {"externalCIDRs": cidrs}}));
     }
     (objects, ends)
 }
 
-fn node(rng: &mut Rng, features: &Features, name: &str, last: u8, ends: &mut Ends) -> Value {
+fn node(rng: &mut Rng, name: &str, last: u8, ends: &mut Ends) -> Value {
     let mut texts = vec![format!("172.18.0.{last}")];
-    if features.dual_stack && (name != LOCAL_NODE || features.dual_stack_local_node) {
+    // The local node has one identity: a prefix allows it only if it holds all of its addresses.
+    if name != LOCAL_NODE {
         texts.push(format!("fd00:18::{last}"));
     }
     let parsed: Vec<IpAddr> = texts.iter().map(|text| text.parse().expect("address")).collect();
@@ -93,18 +90,17 @@ fn node(rng: &mut Rng, features: &Features, name: &str, last: u8, ends: &mut End
         "spec": {"podCIDRs": [format!("10.244.{last}.0/24")]}, "status": {"addresses": addresses}})
 }
 
-fn pod(rng: &mut Rng, features: &Features, number: usize, ends: &mut Ends) -> Value {
+fn pod(rng: &mut Rng, number: usize, ends: &mut Ends) -> Value {
     let (namespace, name) = (rng.pick(&NAMESPACES), format!("pod-{number}"));
     let mut own = labels(rng, &[("app", &APPS), ("tier", &TIERS)]);
     if rng.percent(20) {
         own["app.kubernetes.io/name"] = json!(rng.pick(&APPS));
     }
     let account = rng.pick(&["default", "robot"]);
-    let identity = format!("{namespace}{own}{account}");
     if rng.percent(30) {
         own["pod-template-hash"] = json!(rng.pick(&["h1", "h2"]));
     }
-    if features.forged_labels && rng.percent(10) {
+    if rng.percent(10) {
         own["io.kubernetes.pod.namespace"] = json!(rng.pick(&NAMESPACES));
         own["io.cilium.k8s.namespace.labels.team"] = json!(rng.pick(&TEAMS));
     }
@@ -116,23 +112,13 @@ fn pod(rng: &mut Rng, features: &Features, number: usize, ends: &mut Ends) -> Va
         rng.pick(&["node-b", "node-c"])
     };
     let mut addresses = vec![format!("10.244.0.{}", number + 2)];
-    if features.dual_stack && rng.percent(60) {
+    if rng.percent(60) {
         addresses.push(format!("fd00:10:244::{:x}", number + 2));
     }
-    // Pods of one identity have the same named ports, unless a feature says otherwise.
-    let seed = identity.bytes().fold(7u64, |sum, byte| {
-        sum.wrapping_mul(31).wrapping_add(u64::from(byte))
-    });
-    let mut fixed = Rng::new(seed);
-    let dice = if features.ports_by_pod {
-        &mut *rng
-    } else {
-        &mut fixed
-    };
-    let ports = ports(dice, &NAMES);
+    let ports = ports(rng, &NAMES);
     let mut spec = json!({"nodeName": node, "serviceAccountName": account,
         "containers": [{"name": "c", "image": "x", "ports": ports}]});
-    if features.init_containers && rng.percent(30) {
+    if rng.percent(30) {
         let sidecar = if rng.percent(50) {
             json!("Always")
         } else {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::inventory::ZONES;
-use super::{APPS, CIDRS, Features, NAMES, NAMESPACES, PORTS, Rng, TEAMS, TIERS, block, selector};
+use super::{APPS, CIDRS, NAMES, NAMESPACES, PORTS, Rng, TEAMS, TIERS, block, selector};
 
 const POD_KEYS: [(&str, &[&str]); 4] = [
     ("app", &APPS),
@@ -22,7 +22,7 @@ fn namespace_selector(rng: &mut Rng) -> Value {
 }
 
 /// A NetworkPolicy without a name.
-pub fn network_policy(rng: &mut Rng, features: &Features) -> Value {
+pub fn network_policy(rng: &mut Rng) -> Value {
     let subject = if rng.percent(35) {
         json!({})
     } else {
@@ -35,11 +35,11 @@ pub fn network_policy(rng: &mut Rng, features: &Features) -> Value {
                 let mut rule = json!({});
                 if rng.percent(80) {
                     let least = usize::from(rng.percent(95));
-                    rule[peers] = json!(rng.several(least, 2, |rng| peer(rng, features)));
+                    rule[peers] = json!(rng.several(least, 2, |rng| peer(rng)));
                 }
                 if rng.percent(60) {
                     let least = usize::from(rng.percent(95));
-                    rule["ports"] = json!(rng.several(least, 2, |rng| port(rng, features)));
+                    rule["ports"] = json!(rng.several(least, 2, |rng| port(rng)));
                 }
                 rule
             }));
@@ -56,8 +56,8 @@ pub fn network_policy(rng: &mut Rng, features: &Features) -> Value {
         "metadata": {"namespace": rng.pick(&NAMESPACES)}, "spec": spec})
 }
 
-fn peer(rng: &mut Rng, features: &Features) -> Value {
-    match rng.below(if features.has_blocks() { 10 } else { 7 }) {
+fn peer(rng: &mut Rng) -> Value {
+    match rng.below(10) {
         0..3 => json!({"podSelector": selector(rng, &POD_KEYS)}),
         3..5 => json!({"namespaceSelector": namespace_selector(rng)}),
         5..7 => {
@@ -74,11 +74,11 @@ fn peer(rng: &mut Rng, features: &Features) -> Value {
     }
 }
 
-fn port(rng: &mut Rng, features: &Features) -> Value {
+fn port(rng: &mut Rng) -> Value {
     let mut entry = match rng.below(10) {
         0..6 => json!({"port": rng.pick(&PORTS)}),
         6 => json!({"port": rng.pick(&NAMES)}),
-        7 if features.init_containers => json!({"port": "setup"}),
+        7 => json!({"port": "setup"}),
         8 => json!({"port": 80, "endPort": rng.pick(&[8080, 443])}),
         _ => json!({}),
     };
@@ -89,7 +89,7 @@ fn port(rng: &mut Rng, features: &Features) -> Value {
 }
 
 /// A ClusterNetworkPolicy without a name.
-pub fn cluster_network_policy(rng: &mut Rng, features: &Features) -> Value {
+pub fn cluster_network_policy(rng: &mut Rng) -> Value {
     let mut spec = json!({
         "tier": rng.pick(&["Admin", "Admin", "Baseline"]),
         // Few numbers, so that names decide now and then.
@@ -98,7 +98,7 @@ pub fn cluster_network_policy(rng: &mut Rng, features: &Features) -> Value {
     });
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         if rng.percent(65) {
-            spec[direction] = json!(rng.several(1, 3, |rng| rule(rng, features, peers)));
+            spec[direction] = json!(rng.several(1, 3, |rng| rule(rng, peers)));
         }
     }
     json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {}, "spec": spec})
@@ -112,20 +112,20 @@ fn pods(rng: &mut Rng) -> Value {
     json!({"pods": {"namespaceSelector": namespace_selector(rng), "podSelector": selector(rng, &POD_KEYS)}})
 }
 
-fn rule(rng: &mut Rng, features: &Features, peers: &str) -> Value {
+fn rule(rng: &mut Rng, peers: &str) -> Value {
     let action = rng.pick(&["Accept", "Deny", "Pass"]);
     // Named ports are for rules whose peers are all pods.
     let mut only_pods = true;
     let list = rng.several(1, 2, |rng| {
         let peer = match rng.below(100) {
-            0..25 if peers == "to" && features.has_blocks() => {
+            0..25 if peers == "to" => {
                 // A set: each once.
                 json!({"networks": BTreeSet::from_iter(rng.several(1, 2, |rng| rng.pick(&CIDRS)))})
             }
-            25..40 if peers == "to" && features.tier_nodes => {
+            25..40 if peers == "to" => {
                 json!({"nodes": selector(rng, &[("zone", &ZONES), ("role", &["worker", "control"])])})
             }
-            40..45 if peers == "to" && features.tier_domain_names && action == "Accept" => {
+            40..45 if peers == "to" && action == "Accept" => {
                 json!({"domainNames": ["*.example.com"]})
             }
             _ => return pods(rng),

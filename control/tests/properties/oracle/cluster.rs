@@ -274,6 +274,10 @@ impl Cluster {
         (self.end(from), self.end(to))
     }
 
+    pub(super) fn pod_cidrs(&self) -> impl Iterator<Item = &str> {
+        self.pod_cidrs.iter().map(String::as_str)
+    }
+
     /// Who has an address (4.3).
     fn end(&self, addr: IpAddr) -> End<'_> {
         let holder = self.nodes.iter().find(|node| node.addresses.contains(&addr));

@@ -84,7 +84,11 @@ impl Cluster {
             .flat_map(|policy| list(&policy["spec"][rules]))
             .find(|rule| {
                 let protocols = list(&rule["protocols"]);
-                list(&rule[peers]).iter().any(|p| self.is_cluster_peer(p, peer))
+                let is_peer = |entry: &Value| {
+                    self.is_cluster_peer(entry, peer)
+                        || rule["action"] == "Deny" && self.may_be_denied_unknown(entry, peer)
+                };
+                list(&rule[peers]).iter().any(is_peer)
                     && (protocols.is_empty() || protocols.iter().any(|p| covers_protocol(p, traffic)))
             });
         match found.map(|rule| rule["action"].as_str().expect("action")) {
@@ -122,6 +126,18 @@ impl Cluster {
             && strings(&entry["networks"])
                 .iter()
                 .any(|cidr| in_cidr(cidr, peer.addr))
+    }
+
+    /// Whom a pod CIDR's unknown address belongs to is not known: it is denied what is denied to any part of the pod CIDRs.
+    fn may_be_denied_unknown(&self, entry: &Value, peer: &End<'_>) -> bool {
+        let overlap = |cidr: &str, pods: &str| {
+            let network = |cidr: &str| cidr.split('/').next().expect("network").parse().expect("address");
+            in_cidr(cidr, network(pods)) || in_cidr(pods, network(cidr))
+        };
+        matches!(peer.who, Who::Unmanaged)
+            && strings(&entry["networks"])
+                .iter()
+                .any(|cidr| self.pod_cidrs().any(|pods| overlap(cidr, pods)))
     }
 }
 
