@@ -43,13 +43,18 @@ fn side(side: &SideExplanation, by_agent: bool, lines: &mut Vec<String>) {
     } else {
         "denied"
     };
+    let audit = if side.audit && !side.verdict.is_allowed() {
+        " (audit mode: forwarded all the same)"
+    } else {
+        ""
+    };
     let elsewhere = if by_agent && !side.local {
         " (not a pod of this node: its node decides)"
     } else {
         ""
     };
     lines.push(format!(
-        "  {direction} of {}: {word}, {because}{elsewhere}",
+        "  {direction} of {}: {word}, {because}{audit}{elsewhere}",
         side.pod
     ));
     if !side.policies.is_empty() {
@@ -90,8 +95,13 @@ pub fn text(explanation: &Explanation, by_agent: bool) -> String {
     for judged in [&explanation.egress, &explanation.ingress].into_iter().flatten() {
         side(judged, by_agent, &mut lines);
     }
+    let audited = if explanation.is_audited() {
+        ", forwarded in audit mode"
+    } else {
+        ""
+    };
     lines.push(format!(
-        "{}: {}",
+        "{}: {}{audited}",
         explanation.verdict.name(),
         explanation.reason.name()
     ));

@@ -173,6 +173,7 @@ pub(crate) mod tests {
             service: None,
             is_reply: false,
             rules: Vec::new(),
+            policy_log: Vec::new(),
             http: None,
             revision,
         }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use datapath::event::{FlowEvent, FlowEventKind};
 use jiff::Timestamp;
-use policy::{Direction, DropReason, Identity, PodName, Protocol, RuleId, Snapshot};
+use policy::{Decision, Direction, DropReason, Identity, PodName, Protocol, RuleId, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use crate::names::Names;
@@ -127,6 +127,9 @@ pub struct FlowRecord {
     /// Rules that decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<FlowRule>,
+    /// What the policies of these rules have to say of it (`spec.log.value`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policy_log: Vec<String>,
     /// HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<FlowHttp>,
@@ -138,13 +141,7 @@ impl FlowRecord {
     /// Names everything in `event`.
     #[must_use]
     pub fn new(event: &FlowEvent, snapshot: &Snapshot, names: &Names) -> Self {
-        let rule = |direction: Option<Direction>, id: Option<RuleId>| {
-            let name = snapshot.rule(id?)?;
-            Some(FlowRule {
-                direction,
-                name: name.into(),
-            })
-        };
+        let rule = |direction: Option<Direction>, id: Option<RuleId>| Some((direction, id?));
         let (reason, direction, rules, http) = match event.kind {
             FlowEventKind::Allowed { egress, ingress } => (
                 None,
@@ -179,12 +176,30 @@ impl FlowRecord {
                     method: method.to_text(),
                     path: path.to_text(),
                 };
-                (denied, direction, [None, None], Some(http))
+                let limits = |of| rule(Some(of), http_rule(event, of, snapshot));
+                // What denies a request is named alone; one that is forwarded has passed the rules of both directions.
+                let rules = match direction {
+                    Some(direction) => [limits(direction), None],
+                    None if denied.is_none() => [limits(Direction::Egress), limits(Direction::Ingress)],
+                    None => [None, None],
+                };
+                (denied, direction, rules, Some(http))
             }
             FlowEventKind::HttpResponse { status } => {
                 (None, None, [None, None], Some(FlowHttp::Response { status }))
             }
         };
+        let rules = rules.into_iter().flatten();
+        let mut policy_log: Vec<String> = Vec::new();
+        for text in rules.clone().filter_map(|(_, id)| snapshot.rule_log(id)) {
+            if !policy_log.iter().any(|known| known == text) {
+                policy_log.push(text.into());
+            }
+        }
+        let rules = rules.filter_map(|(direction, id)| {
+            let name = snapshot.rule(id)?.into();
+            Some(FlowRule { direction, name })
+        });
         let pod_of = |key, addr| {
             let local = Option::and_then(key, |key| snapshot.endpoint(key)).map(|policy| &policy.pod);
             local.or_else(|| names.pod(addr)).cloned()
@@ -227,7 +242,8 @@ impl FlowRecord {
                 port,
             }),
             is_reply: event.is_reply,
-            rules: rules.into_iter().flatten().collect(),
+            rules: rules.collect(),
+            policy_log,
             http,
             revision: event.revision.0,
         }
@@ -297,7 +313,24 @@ impl FlowRecord {
             let separator = if i == 0 { " by " } else { ", " };
             write!(out, "{separator}{}", rule.name)?;
         }
+        for text in &self.policy_log {
+            write!(out, " \"{}\"", Escaped(text))?;
+        }
         Ok(())
+    }
+}
+
+/// The rule by which the requests of the event's flow are judged in a direction. Events carry no rule of HTTP: it is what the
+/// tables say of the flow.
+fn http_rule(event: &FlowEvent, direction: Direction, snapshot: &Snapshot) -> Option<RuleId> {
+    let (own, peer) = match direction {
+        Direction::Egress => (event.source, event.destination_identity),
+        Direction::Ingress => (event.destination?, event.source_identity),
+    };
+    let policy = snapshot.endpoint(own)?;
+    match policy.decide(direction, peer, event.protocol, event.destination_port) {
+        Decision::AllowHttp(_, rule) => Some(rule),
+        _ => None,
     }
 }
 
@@ -333,7 +366,7 @@ impl fmt::Display for AddrPort {
     }
 }
 
-/// Text that a pod chose: control characters must not reach a terminal, nor quotes end the quotation.
+/// Text that others chose: control characters must not reach a terminal, nor quotes end the quotation.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -400,7 +433,7 @@ mod tests {
             services: Arc::new(ServiceTable::new([service])),
             rules: Arc::new(vec![policy::RuleInfo {
                 name: "cnp db/l7-rule ingress[0]".into(),
-                log: None,
+                log: Some("for the auditors\n".into()),
             }]),
             ..Snapshot::default()
         }
@@ -443,8 +476,9 @@ mod tests {
         assert!(
             record
                 .line(false)
-                .ends_with("TCP FORWARDED by cnp db/l7-rule ingress[0]")
+                .ends_with("TCP FORWARDED by cnp db/l7-rule ingress[0] \"for the auditors\\n\"")
         );
+        assert_eq!(record.policy_log, ["for the auditors\n"]);
     }
 
     #[test]
@@ -475,7 +509,8 @@ mod tests {
         let line = record.line(false);
         assert!(
             line.ends_with(
-                "TCP AUDIT Policy denied by denylist (181) at ingress by cnp db/l7-rule ingress[0]"
+                "TCP AUDIT Policy denied by denylist (181) at ingress by cnp db/l7-rule ingress[0] \
+                 \"for the auditors\\n\""
             ),
             "{line}"
         );
@@ -501,6 +536,54 @@ mod tests {
                 .line(false)
                 .ends_with("http-request \"GET /metrics\" AUDIT HTTP request denied (240) at egress")
         );
+    }
+
+    #[test]
+    fn judged_request_names_the_rule_that_limits_the_flow() {
+        let mut http = policy::HttpSets::default();
+        let set = policy::HttpRuleSet::new(vec![policy::HttpRule::default()]).unwrap();
+        let set = http.insert(Arc::new(set));
+        let entry = policy::Entry {
+            tier: policy::Tier::Normal,
+            peers: policy::Peers::Identities([Identity(300)].into()),
+            protocol: Protocol::TCP,
+            ports: 5000..=5000,
+            action: policy::Action::AllowHttp(set),
+            rule: RuleId(0),
+        };
+        let endpoint = policy::EndpointPolicy {
+            key: key(9),
+            pod: "db/flask".parse().unwrap(),
+            identity: Identity(301),
+            identity6: Identity(301),
+            generation: policy::PolicyGeneration(1),
+            ingress: Arc::new(policy::PolicyTable::build(true, &[entry], &mut http).unwrap()),
+            egress: Arc::default(),
+            http: http.into_sets(),
+            audit: false,
+        };
+        let mut endpoints = vec![None; 10];
+        endpoints[9] = Some(Arc::new(endpoint));
+        let snapshot = Snapshot {
+            endpoints: Arc::new(endpoints),
+            ..snapshot()
+        };
+        for (denied, direction) in [
+            (Some(DropReason::HttpDenied), Some(Direction::Ingress)),
+            (None, None),
+        ] {
+            let kind = FlowEventKind::HttpRequest {
+                denied,
+                direction,
+                audited: false,
+                method: InlineText::new(b"GET"),
+                path: InlineText::new(b"/"),
+            };
+            let record = FlowRecord::new(&event(kind), &snapshot, &names());
+            let names: Vec<&str> = record.rules.iter().map(|rule| &*rule.name).collect();
+            assert_eq!(names, ["cnp db/l7-rule ingress[0]"], "{denied:?}");
+            assert_eq!(record.policy_log, ["for the auditors\n"]);
+        }
     }
 
     #[test]

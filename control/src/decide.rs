@@ -116,6 +116,11 @@ impl KnownPod<'_> {
             self.identity
         }
     }
+
+    /// Whether what its policy denies is forwarded all the same.
+    pub(crate) fn is_audited(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.audit)
+    }
 }
 
 /// Answers for one state of the [`Index`].

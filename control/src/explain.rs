@@ -190,6 +190,9 @@ pub struct SideExplanation {
     pub policies: Vec<String>,
     /// What they say.
     pub verdict: SideVerdict,
+    /// Whether the endpoint is in audit mode, so that a denial is reported and the flow forwarded all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
     /// What a drop is counted as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drop_reason: Option<DropDescription>,
@@ -227,6 +230,18 @@ pub struct Explanation {
     /// Ingress of the destination, if it is a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<SideExplanation>,
+}
+
+impl Explanation {
+    /// Whether the flow is forwarded although policy denies it: whoever denies it is in audit mode.
+    #[must_use]
+    pub fn is_audited(&self) -> bool {
+        let denying = || {
+            let sides = [&self.egress, &self.ingress].into_iter().flatten();
+            sides.filter(|side| !side.verdict.is_allowed())
+        };
+        denying().next().is_some() && denying().all(|side| side.audit)
+    }
 }
 
 impl Engine<'_> {
@@ -319,7 +334,12 @@ impl Engine<'_> {
             Direction::Ingress => (flow.to, flow.from.identity),
         };
         let pod = self.pod(&judged)?;
-        let (name, local, subject) = (pod.name.clone(), pod.endpoint.is_some(), pod.subject?);
+        let (name, local, audit, subject) = (
+            pod.name.clone(),
+            pod.endpoint.is_some(),
+            pod.is_audited(),
+            pod.subject?,
+        );
         let mut http = HttpSets::default();
         let judged = self.judged(&subject, direction, &mut http);
         let covers = |entry: &Entry| entry.covers(peer, flow.protocol, flow.port);
@@ -369,6 +389,7 @@ impl Engine<'_> {
             local,
             policies: judged.policies,
             verdict: side.verdict,
+            audit,
             drop_reason: side.verdict.drop_reason().map(Into::into),
             rules,
             near_misses,

@@ -347,6 +347,30 @@ fn explanation_names_policies_rules_and_near_misses() {
 }
 
 #[test]
+fn explanation_says_that_a_denial_is_only_audited() {
+    let mut index = index(CLUSTER);
+    index.apply_endpoint(LocalEndpoint {
+        key: EndpointKey {
+            slot: Slot::FIRST_ENDPOINT,
+            generation: SlotGeneration(1),
+        },
+        pod: "db/postgres".parse().unwrap(),
+        addresses: vec!["10.1.0.2".parse().unwrap()],
+        audit: true,
+    });
+    let snapshot = Arc::new(compile::compile(&index, &Snapshot::default()));
+    let mut engine = Engine::enforced(&index, snapshot);
+    let mut explain = |from| {
+        let question = question(from, "db/postgres", 5432, None);
+        engine.explain(&question).unwrap().remove(0)
+    };
+    let denied = explain("db/web");
+    assert_eq!(denied.verdict, Outcome::Deny, "what policy says");
+    assert!(denied.is_audited(), "{denied:?}");
+    assert!(!explain("db/flask").is_audited(), "nothing denies it");
+}
+
+#[test]
 fn explanation_of_a_service_has_every_backend_and_unknown_ones_are_refused_with_their_field() {
     let index = index(CLUSTER);
     let mut engine = Engine::new(&index);
