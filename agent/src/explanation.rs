@@ -2,7 +2,7 @@
 
 use control::explain::{Difference, PartyDescription};
 use control::{Explanation, SideExplanation, SideVerdict};
-use policy::{Direction, Identity};
+use policy::Identity;
 
 fn party(party: &PartyDescription) -> String {
     let identity = Identity(party.identity);
@@ -20,10 +20,7 @@ fn party(party: &PartyDescription) -> String {
 }
 
 fn side(side: &SideExplanation, by_agent: bool, lines: &mut Vec<String>) {
-    let direction = match side.direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    };
+    let direction = side.direction.name();
     let rules = side.rules.join(", ");
     let because = match (side.verdict, &side.drop_reason) {
         (SideVerdict::NotEnforced, _) if side.policies.is_empty() => {

@@ -188,11 +188,7 @@ impl Collector for Scrape {
         let single = |value: u64| [(Labels::new(), value)];
 
         let drops = status.drops.iter().map(|drop| {
-            let direction = match drop.direction {
-                Some(Direction::Ingress) => "ingress",
-                Some(Direction::Egress) => "egress",
-                None => "none",
-            };
+            let direction = drop.direction.map_or("none", Direction::name);
             let labels = vec![
                 ("reason", drop.reason.clone()),
                 ("code", drop.code.to_string()),
@@ -365,6 +361,21 @@ impl Collector for Scrape {
             "Objects that were refused",
             single(problems),
         )?;
+        let compiled = &status.source.compiled;
+        family(
+            e,
+            Gauge,
+            "policy_rules",
+            "Rules that select a local pod",
+            single(compiled.rules),
+        )?;
+        family(
+            e,
+            Gauge,
+            "policy_decisions",
+            "Decisions in all policy tables, each of some 30 bytes",
+            single(compiled.decisions),
+        )?;
         family(
             e,
             Counter,
@@ -387,12 +398,19 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::api::status::{AuditCount, DropCount, WorkerStatus};
+    use crate::api::status::{AuditCount, CompiledSize, DropCount, SourceStatus, WorkerStatus};
 
     fn status() -> Status {
         Status {
             is_ready: true,
             revision: 7,
+            source: SourceStatus {
+                compiled: CompiledSize {
+                    decisions: 12,
+                    ..CompiledSize::default()
+                },
+                ..SourceStatus::default()
+            },
             forwarded: 41,
             drops: vec![DropCount {
                 code: 133,
@@ -422,6 +440,7 @@ mod tests {
             r#"sluice_policy_audited_total{direction="ingress"} 5"#,
             r#"sluice_policy_audited_total{direction="egress"} 0"#,
             "sluice_policy_revision 7",
+            "sluice_policy_decisions 12",
             r#"sluice_worker_revision{worker="0"} 6"#,
             "sluice_ready 1",
             "# EOF",

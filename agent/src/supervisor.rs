@@ -23,8 +23,8 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use crate::api::status::{
-    AuditCount, DropCount, EndpointStatus, FrameCount, SourceStatus, StageCount, Status, WorkerStatus,
-    XdpMode,
+    AuditCount, CompiledSize, DropCount, EndpointStatus, FrameCount, SourceStatus, StageCount, Status,
+    WorkerStatus, XdpMode,
 };
 use crate::api::{AgentState, ApiError, Command, ErrorCode, Server};
 use crate::cli::{AgentArgs, PodTuning};
@@ -550,6 +550,12 @@ impl Supervisor {
             ));
         }
         let problems = source.errors.iter().map(problem);
+        let count = |count| u64::try_from(count).unwrap_or(u64::MAX);
+        let compiled = CompiledSize {
+            subjects: count(source.compiled.subjects),
+            rules: count(source.compiled.rules),
+            decisions: count(source.compiled.decisions),
+        };
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             node_name: self.node_name.clone(),
@@ -559,7 +565,14 @@ impl Supervisor {
             source: SourceStatus {
                 location: self.manifests.clone(),
                 is_synced: source.synced,
-                problems: source.source_errors.iter().cloned().chain(problems).collect(),
+                problems: source
+                    .source_errors
+                    .iter()
+                    .cloned()
+                    .chain(problems)
+                    .chain(source.failures)
+                    .collect(),
+                compiled,
             },
             workers: vec![WorkerStatus {
                 id: 0,

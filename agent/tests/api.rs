@@ -131,6 +131,7 @@ fn record(revision: u64) -> FlowRecord {
         service: None,
         is_reply: false,
         rules: Vec::new(),
+        policy_log: Vec::new(),
         http: None,
         revision,
     }

@@ -65,6 +65,18 @@ fn cnp(number: usize, port: u16) -> Object {
     }))
 }
 
+/// A rule of the cluster's administrators for every pod.
+fn ccnp(port: u16) -> Object {
+    decoded(&json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "everybody"},
+        "spec": {
+            "endpointSelector": {},
+            "ingress": [{"fromEntities": ["remote-node"],
+                "toPorts": [{"ports": [{"port": port.to_string(), "protocol": "TCP"}]}]}],
+        },
+    }))
+}
+
 /// The cluster; the first `local` pods are this node's.
 fn cluster(local: usize) -> Index {
     let mut index = Index::new(IndexConfig {
@@ -162,6 +174,13 @@ fn compile(criterion: &mut Criterion) {
         bencher.iter(|| {
             port = port % 1000 + 1;
             world.index.apply(cnp(7, 10_000 + port));
+            world.publish();
+        });
+    });
+    group.bench_function("one-policy-of-every-local-pod", |bencher| {
+        bencher.iter(|| {
+            port = port % 1000 + 1;
+            world.index.apply(ccnp(10_000 + port));
             world.publish();
         });
     });

@@ -2,6 +2,7 @@
 //!
 //! Questions come in shuffled order: three of four name a peer and port that a policy covers, one a stranger.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 
 use criterion::measurement::WallTime;
@@ -93,8 +94,16 @@ fn policy(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(STAGE);
     for count in [10, 100, 1000, 10_000] {
         bench_loop(&mut group, STAGE, &format!("decide-{count}-policies"), 1, || {
-            let table =
-                PolicyTable::build(true, &policies(count), &mut HttpSets::default()).expect("plain entries");
+            let (table, entries) = (Cell::new(PolicyTable::default()), policies(count));
+            let memory = allocation_counter::measure(|| {
+                let built = PolicyTable::build(true, &entries, &mut HttpSets::default());
+                table.set(built.expect("plain entries"));
+            });
+            let table = table.into_inner();
+            eprintln!(
+                "{STAGE}/decide-{count}-policies: {} KiB of tables",
+                memory.bytes_current / 1024
+            );
             let questions = questions(count);
             let strangers = questions
                 .iter()

@@ -114,6 +114,8 @@ pub(crate) struct Compiled {
     ingress: Arc<PolicyTable>,
     egress: Arc<PolicyTable>,
     http: Vec<Arc<HttpRuleSet>>,
+    /// Directions whose table could not be made, so that everything is denied, and why.
+    failures: Vec<(Direction, String)>,
 }
 
 /// Compiles the tables of a subject that `policies` select.
@@ -125,11 +127,12 @@ pub(crate) fn tables<'a>(
     names: &mut RuleNames,
 ) -> Compiled {
     let mut http = HttpSets::with_known(known);
+    let mut failures = Vec::new();
     let mut table = |direction| {
         let judged = judged(resolver, subject, policies.clone(), direction, &mut http, names);
         let table =
             PolicyTable::build(judged.default_deny, &judged.entries, &mut http).unwrap_or_else(|error| {
-                tracing::error!(identity = %subject.identity, ?direction, %error, "united HTTP rules do not compile: denied");
+                failures.push((direction, error.to_string()));
                 PolicyTable::deny_all()
             });
         Arc::new(table)
@@ -139,6 +142,7 @@ pub(crate) fn tables<'a>(
         ingress,
         egress,
         http: http.into_sets(),
+        failures,
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{self, AbortHandle};
 use tokio::time::{self, Instant};
 
-use crate::compile::Compiler;
+use crate::compile::{Compiler, Size};
 use crate::decide::Engine;
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
@@ -82,6 +82,10 @@ pub struct SourceStatus {
     pub objects: BTreeMap<&'static str, usize>,
     /// Number of local endpoints.
     pub endpoints: usize,
+    /// What is held of policies once they are compiled.
+    pub compiled: Size,
+    /// What could not be compiled and is therefore denied.
+    pub failures: Vec<String>,
     /// Revision that is published; 0 before the first publication.
     pub revision: Revision,
 }
@@ -297,6 +301,8 @@ impl ControlHandle {
             errors: state.errors.clone(),
             objects: state.index.counts(),
             endpoints: state.index.endpoints().len(),
+            compiled: state.compiler.size(),
+            failures: state.compiler.failures(),
             revision: self.shared.snapshots.borrow().revision,
         }
     }

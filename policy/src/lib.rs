@@ -21,7 +21,7 @@ pub use ipcache::{IpCache, IpCacheGeneration};
 pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};
 pub use snapshot::{Revision, RuleInfo, Snapshot};
 pub use table::{
-    Action, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, Peers, PolicyGeneration, PolicyTable,
-    RuleId, Tier,
+    Action, BuildError, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, MOST_DECISIONS, Peers,
+    PolicyGeneration, PolicyTable, RuleId, Tier,
 };
 pub use verdict::{Direction, DropReason, Protocol, Verdict};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-pub use self::builder::{Action, Entry, HttpSets, Peers, Tier};
+pub use self::builder::{Action, BuildError, Entry, HttpSets, MOST_DECISIONS, Peers, Tier};
 use crate::{Direction, DropReason, EndpointKey, HttpRuleSet, Identity, PodName, Protocol};
 
 /// Changes when an endpoint's policy (or its own identity) changes; conntrack entries that carry an older one are re-decided.

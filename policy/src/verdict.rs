@@ -12,6 +12,17 @@ pub enum Direction {
     Egress,
 }
 
+impl Direction {
+    /// The direction as users write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
 /// IP protocol number as policy sees it (IANA).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Protocol(pub u8);

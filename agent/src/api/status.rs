@@ -33,8 +33,23 @@ pub struct SourceStatus {
     pub location: String,
     /// Whether everything was read at least once.
     pub is_synced: bool,
-    /// Objects that were refused, with file, line and field; the last good state of each stays enforced.
+    /// Objects that were refused, with file, line and field; the last good state of each stays enforced. Policies too large to be
+    /// compiled, which deny everything.
     pub problems: Vec<String>,
+    /// What is held of policies once they are compiled.
+    #[serde(default)]
+    pub compiled: CompiledSize,
+}
+
+/// How much the policies of this node's pods come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompiledSize {
+    /// Kinds of pod: identities with their named ports.
+    pub subjects: u64,
+    /// Rules that select one of them.
+    pub rules: u64,
+    /// (Port interval, peer) decisions in all tables.
+    pub decisions: u64,
 }
 
 /// A worker thread.

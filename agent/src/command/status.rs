@@ -81,6 +81,12 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
     for problem in &status.source.problems {
         writeln!(out, "  refused: {problem}")?;
     }
+    let compiled = &status.source.compiled;
+    writeln!(
+        out,
+        "Compiled:   {} rules in {} decisions for {} kinds of pod",
+        compiled.rules, compiled.decisions, compiled.subjects
+    )?;
     for worker in &status.workers {
         writeln!(
             out,
@@ -140,11 +146,7 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
     let rows: Vec<_> = drops
         .into_iter()
         .map(|drop| {
-            let direction = match drop.direction {
-                Some(policy::Direction::Ingress) => "ingress",
-                Some(policy::Direction::Egress) => "egress",
-                None => "-",
-            };
+            let direction = drop.direction.map_or("-", policy::Direction::name);
             vec![
                 drop.packets.to_string(),
                 format!("{} ({})", drop.reason, drop.code),

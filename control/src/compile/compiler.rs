@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use policy::{EndpointPolicy, Identity, IpCache, Revision, RuleId, Snapshot};
+use serde::Serialize;
 
 use super::resolver::Dependencies;
 use super::selection::{Selection, SelectorId};
@@ -59,7 +60,7 @@ impl CompiledSubject {
 }
 
 /// What a compiler holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Size {
     /// Subjects: endpoints that differ in identity or named ports.
     pub subjects: usize,
@@ -136,6 +137,21 @@ impl Compiler {
             decisions: decisions.sum(),
             rules: self.names.rules().len(),
         }
+    }
+
+    /// What could not be compiled and is therefore denied, for people.
+    #[must_use]
+    pub fn failures(&self) -> Vec<String> {
+        let subjects = self.subjects.iter();
+        let failures = subjects.flat_map(|(key, compiled)| {
+            let labels = self.identities.get(&key.identity);
+            let labels = labels.map(|labels| labels.join(", ")).unwrap_or_default();
+            compiled.tables.failures.iter().map(move |(direction, error)| {
+                let (direction, identity) = (direction.name(), key.identity);
+                format!("{direction} of identity {identity} [{labels}]: {error}: everything is denied")
+            })
+        });
+        failures.collect()
     }
 
     /// Forgets the tables of subjects that a changed policy selects, or did.

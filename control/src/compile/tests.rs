@@ -1149,3 +1149,66 @@ fn audit_mode_changes_the_policy_of_its_endpoint_only() {
         assert_eq!(old.generation != new.generation, is_changed);
     }
 }
+
+#[test]
+fn a_policy_that_is_too_large_denies_everything_and_is_reported() {
+    use std::fmt::Write;
+
+    let mut pods = String::new();
+    for n in 0..1100 {
+        let _infallible = write!(
+            pods,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}, namespace: a, labels: {{n: n{n}}}}}\n\
+             status: {{podIP: 10.1.{}.{}}}\n",
+            n / 250,
+            n % 250 + 1
+        );
+    }
+    let mut policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: large, namespace: a}\n\
+        spec:\n  endpointSelector: {matchLabels: {n: n0}}\n  ingress:\n"
+        .to_owned();
+    for port in 1..1000 {
+        let _infallible = writeln!(
+            policy,
+            "  - {{fromEndpoints: [{{}}], toPorts: [{{ports: [{{port: \"{port}\", protocol: TCP}}]}}]}}"
+        );
+    }
+    let mut index = Index::new(IndexConfig {
+        cluster_name: "default".into(),
+        ..IndexConfig::default()
+    });
+    let apply = |index: &mut Index, yaml: &str| {
+        for document in manifest::parse(yaml, "default") {
+            let Document::Object { object, .. } = document else {
+                panic!("{document:?}")
+            };
+            index.apply(*object);
+        }
+    };
+    apply(&mut index, &pods);
+    apply(&mut index, &policy);
+    index.apply_endpoint(LocalEndpoint {
+        key: key(8),
+        pod: "a/p0".parse().expect("name"),
+        addresses: vec!["10.1.0.1".parse().expect("address")],
+        audit: false,
+    });
+    let mut compiler = Compiler::default();
+    let snapshot = compiler.compile(&mut index, &Snapshot::default());
+    let peer = snapshot.ipcache.lookup("10.1.0.2".parse().expect("address"));
+    let decide = |snapshot: &Snapshot| {
+        let policy = snapshot.endpoint(key(8)).expect("compiled");
+        seen(policy.decide(Direction::Ingress, peer, Protocol::TCP, 80))
+    };
+    assert_eq!(decide(&snapshot), DENIED);
+    let failures = compiler.failures();
+    assert_eq!(failures.len(), 1);
+    assert!(
+        failures[0].starts_with("ingress of identity ") && failures[0].contains("k8s:n=n0"),
+        "{failures:?}"
+    );
+    let cut = policy.lines().take(6 + 500).collect::<Vec<_>>().join("\n");
+    apply(&mut index, &cut);
+    let snapshot = compiler.compile(&mut index, &snapshot);
+    assert_eq!((decide(&snapshot), compiler.failures().len()), (Allowed, 0));
+}

@@ -16,6 +16,24 @@ use super::{Cell, Decision, HttpIndex, PolicyTable, PortMap, RuleId};
 use crate::http::HttpRuleError;
 use crate::{HttpRule, HttpRuleSet, Identity, Protocol};
 
+/// Most (port interval, peer) decisions of a table, which bounds its memory to some 30 MiB. Cilium's policy maps hold 16 384 by
+/// default (`--bpf-policy-map-max`).
+pub const MOST_DECISIONS: usize = 1 << 20;
+
+/// Most entries that are combined, counted once per port interval that they cover: bounds what making a table takes.
+const MOST_COMBINED: usize = 1 << 24;
+
+/// A table that cannot be made; the caller must then deny.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A united rule set does not compile although its parts do (size limits).
+    #[error("united HTTP rules do not compile")]
+    Http(#[from] HttpRuleError),
+    /// More than [`MOST_DECISIONS`], or too many rules that overlap.
+    #[error("more than {MOST_DECISIONS} decisions, or too many rules with overlapping ports")]
+    TooLarge,
+}
+
 /// Whom an [`Entry`] covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peers {
@@ -236,6 +254,8 @@ type CellContent = (Decision, Vec<(Identity, Decision)>);
 struct Cells {
     default_deny: bool,
     cells: Vec<Cell>,
+    decisions: usize,
+    combined: usize,
     by_entries: HashMap<Vec<usize>, u32>,
     by_content: HashMap<CellContent, u32>,
 }
@@ -246,10 +266,14 @@ impl Cells {
         active: &BTreeSet<usize>,
         entries: &[Entry],
         http: &mut HttpSets,
-    ) -> Result<u32, HttpRuleError> {
+    ) -> Result<u32, BuildError> {
         let active: Vec<usize> = active.iter().copied().collect();
         if let Some(cell) = self.by_entries.get(&active) {
             return Ok(*cell);
+        }
+        self.combined += active.len();
+        if self.combined > MOST_COMBINED {
+            return Err(BuildError::TooLarge);
         }
         let mut any = Combined::default();
         let mut named: HashMap<Identity, Combined> = HashMap::new();
@@ -286,12 +310,16 @@ impl Cells {
             .by_content
             .entry((others, peers))
             .or_insert_with_key(|(others, peers)| {
+                self.decisions += peers.len() + 1;
                 self.cells.push(Cell {
                     others: *others,
                     peers: peers.iter().copied().collect(),
                 });
                 next
             });
+        if self.decisions > MOST_DECISIONS {
+            return Err(BuildError::TooLarge);
+        }
         self.by_entries.insert(active, index);
         Ok(index)
     }
@@ -301,7 +329,7 @@ impl Cells {
         covers: impl Fn(&Entry) -> bool,
         entries: &[Entry],
         http: &mut HttpSets,
-    ) -> Result<PortMap, HttpRuleError> {
+    ) -> Result<PortMap, BuildError> {
         // (first port at which it changes, begins, position)
         let mut changes: Vec<(u32, bool, usize)> = Vec::new();
         for (position, entry) in entries.iter().enumerate() {
@@ -342,8 +370,8 @@ impl PolicyTable {
     /// Combines `entries`; what none of them decides is denied with `default_deny`, else allowed.
     ///
     /// # Errors
-    /// [`HttpRuleError`] when a united rule set does not compile although its parts do (size limits). The caller must then deny.
-    pub fn build(default_deny: bool, entries: &[Entry], http: &mut HttpSets) -> Result<Self, HttpRuleError> {
+    /// [`BuildError`].
+    pub fn build(default_deny: bool, entries: &[Entry], http: &mut HttpSets) -> Result<Self, BuildError> {
         if !default_deny && entries.is_empty() {
             return Ok(Self::unenforced());
         }

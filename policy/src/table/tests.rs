@@ -179,6 +179,26 @@ proptest! {
 }
 
 #[test]
+fn a_table_beyond_its_bound_is_not_made() {
+    let peers: Arc<[Identity]> = (1..=1024).map(Identity).collect();
+    let entries = |count: u16| -> Vec<Entry> {
+        let entry = |n: u16| Entry {
+            tier: Tier::Normal,
+            peers: Peers::Identities(Arc::clone(&peers)),
+            protocol: Protocol::TCP,
+            ports: n..=n,
+            action: Action::Allow,
+            // Another rule on each port, so that no two ports share their decisions.
+            rule: RuleId(n.into()),
+        };
+        (1..=count).map(entry).collect()
+    };
+    let build = |count| PolicyTable::build(true, &entries(count), &mut HttpSets::default());
+    assert!(build(1000).is_ok());
+    assert!(matches!(build(1024), Err(BuildError::TooLarge)));
+}
+
+#[test]
 fn unenforced_table_allows_even_unknown_peers() {
     let table = PolicyTable::unenforced();
     assert_eq!(

@@ -134,7 +134,7 @@ fn item(rng: &mut Rng, direction: &str, purpose: Purpose) -> Value {
         ),
         45..60 => field("Entities", rng.several(least, 2, |rng| json!(entity(rng)))),
         60..70 => field("CIDR", rng.several(least, 2, |rng| json!(block(rng).0))),
-        70..80 => field("CIDRSet", rng.several(least, 2, |rng| cidr_set(rng))),
+        70..80 => field("CIDRSet", rng.several(least, 2, cidr_set)),
         80..86 if egress => {
             field("Services", rng.several(least, 2, service_reference));
         }
@@ -267,7 +267,7 @@ fn to_ports(rng: &mut Rng, egress: bool, purpose: Purpose) -> Value {
     let mut to_ports = json!({"ports": ports});
     if http {
         let least = usize::from(!rng.percent(5));
-        to_ports["rules"] = json!({"http": rng.several(least, 3, |rng| http_rule(rng))});
+        to_ports["rules"] = json!({"http": rng.several(least, 3, http_rule)});
     } else if egress && purpose == Purpose::Allow && rng.percent(10) {
         to_ports["ports"] = json!([{"port": "53", "protocol": rng.pick(&["UDP", "TCP", "ANY"])}]);
         to_ports["rules"] = json!({"dns": [{"matchPattern": "*"}]});

@@ -35,11 +35,11 @@ pub fn network_policy(rng: &mut Rng) -> Value {
                 let mut rule = json!({});
                 if rng.percent(80) {
                     let least = usize::from(rng.percent(95));
-                    rule[peers] = json!(rng.several(least, 2, |rng| peer(rng)));
+                    rule[peers] = json!(rng.several(least, 2, peer));
                 }
                 if rng.percent(60) {
                     let least = usize::from(rng.percent(95));
-                    rule["ports"] = json!(rng.several(least, 2, |rng| port(rng)));
+                    rule["ports"] = json!(rng.several(least, 2, port));
                 }
                 rule
             }));
