@@ -57,7 +57,10 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 const COMPLETION_SLEEP: Duration = Duration::from_millis(1);
 
 /// Turns without a sleep after which the worker is busy: it takes the registration of sockets back that packets come by.
-const BUSY_TURNS: u32 = 256;
+const BUSY_TURNS: u32 = 64;
+
+/// How many times its configured time a worker spins at most, once its sleeps turn out shorter than that.
+const MOST_SPIN: u64 = 8;
 
 const WAKER: Token = Token(usize::MAX);
 
@@ -66,7 +69,7 @@ const WAKER: Token = Token(usize::MAX);
 pub struct WorkerConfig {
     /// Limits of the graph's tables.
     pub graph: GraphConfig,
-    /// How long it spins without a packet before it sleeps.
+    /// How long it spins without a packet before it sleeps; up to eight times as long while its sleeps are shorter than that.
     pub spin: Duration,
 }
 
@@ -95,6 +98,9 @@ pub struct Worker {
     poll: Poll,
     events: Events,
     started: Instant,
+    /// As configured.
+    least_spin_ns: u64,
+    /// In force.
     spin_ns: u64,
     /// When the last packet or wake-up was.
     active_at: u64,
@@ -120,6 +126,7 @@ impl Worker {
     pub fn new(config: &WorkerConfig, frames: Frames) -> io::Result<(Self, WorkerHandle)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let spin_ns = u64::try_from(config.spin.as_nanos()).unwrap_or(u64::MAX);
         let handle = WorkerHandle::new(waker);
         let graph = Graph::new(
             &config.graph,
@@ -142,7 +149,8 @@ impl Worker {
             poll,
             events: Events::with_capacity(128),
             started: Instant::now(),
-            spin_ns: u64::try_from(config.spin.as_nanos()).unwrap_or(u64::MAX),
+            least_spin_ns: spin_ns,
+            spin_ns,
             active_at: 0,
             wall: WallClock::default(),
             awake: 0,
@@ -317,6 +325,7 @@ impl Worker {
         }
         self.awake = 0;
         self.counters.sleeps.add(1);
+        let since = self.clock().mono_ns;
         let timeout = if in_flight {
             COMPLETION_SLEEP
         } else {
@@ -330,6 +339,14 @@ impl Worker {
         if !self.events.is_empty() {
             self.active_at = self.clock().mono_ns;
         }
+        // Where the next packet comes sooner than a wake-up pays, spinning takes less of everybody's CPU.
+        let most = self.least_spin_ns.saturating_mul(MOST_SPIN);
+        let slept = self.active_at.saturating_sub(since);
+        self.spin_ns = if !self.events.is_empty() && slept < most {
+            self.spin_ns.saturating_mul(2).min(most)
+        } else {
+            self.least_spin_ns
+        };
         Ok(())
     }
 

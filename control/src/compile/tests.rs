@@ -1164,9 +1164,10 @@ fn a_policy_that_is_too_large_denies_everything_and_is_reported() {
             n % 250 + 1
         );
     }
-    let mut policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: large, namespace: a}\n\
+    let mut policy =
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: large, namespace: a}\n\
         spec:\n  endpointSelector: {matchLabels: {n: n0}}\n  ingress:\n"
-        .to_owned();
+            .to_owned();
     for port in 1..1000 {
         let _infallible = writeln!(
             policy,
