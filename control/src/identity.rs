@@ -88,16 +88,19 @@ impl IdentityAllocator {
         }
     }
 
-    /// The identity of a label set. When all 16 million numbers are used up: [`Identity::UNMANAGED`], which no label selects.
+    /// The identity of a label set. A number that was given back is used again only when all higher ones have been, 16 million
+    /// label sets later. When none is free: [`Identity::INIT`], whose pods nothing selects and everything is denied to.
     pub fn allocate(&mut self, labels: &Labels) -> Identity {
         if let Some(identity) = self.by_labels.get(labels) {
             return *identity;
         }
-        let identity = Identity(self.next);
-        if identity >= Identity::FIRST_LOCAL {
-            return Identity::UNMANAGED;
-        }
-        self.next += 1;
+        let (first, end) = (Identity::FIRST_ALLOCATED.0, Identity::FIRST_LOCAL.0);
+        let next = self.next.clamp(first, end);
+        let mut numbers = (next..end).chain(first..next).map(Identity);
+        let Some(identity) = numbers.find(|identity| !self.labels.contains_key(identity)) else {
+            return Identity::INIT;
+        };
+        self.next = identity.0 + 1;
         self.by_labels.insert(labels.clone(), identity);
         self.labels.insert(identity, labels.clone());
         self.fresh.push(identity);
@@ -222,6 +225,19 @@ mod tests {
         assert_eq!(
             allocator.allocate_prefix("10.0.0.0/9".parse().expect("net")).0,
             Identity::FIRST_LOCAL.0 + 8
+        );
+    }
+
+    #[test]
+    fn numbers_are_used_again_after_the_last_one() {
+        let mut allocator = IdentityAllocator::default();
+        let first = allocator.allocate(&labels("first"));
+        allocator.next = Identity::FIRST_LOCAL.0 - 1;
+        assert_eq!(allocator.allocate(&labels("last")).0, Identity::FIRST_LOCAL.0 - 1);
+        assert_eq!(
+            allocator.allocate(&labels("next")).0,
+            first.0 + 1,
+            "the first is in use"
         );
     }
 

@@ -116,6 +116,8 @@ pub struct Index {
     apiservers: BTreeSet<IpAddr>,
     /// Those that are no node's, as prefixes.
     apiserver_prefixes: BTreeSet<IpNet>,
+    /// Whether one of them is the local node, as of the last change.
+    apiserver_is_local: bool,
     /// Backends of Services without selector, as prefixes; only while a policy has `toServices`.
     service_prefixes: BTreeSet<IpNet>,
     /// Policies that have `toServices`, and those that select nodes by label.
@@ -325,14 +327,14 @@ impl Index {
         &self.prefixes
     }
 
-    /// The pod that a local endpoint is, if its object is known and is of this very pod: an object whose addresses are all others
-    /// describes a former pod of that name.
+    /// The pod that a local endpoint is, if its object is known and is of this very pod: an object that is finished or whose addresses
+    /// are all others describes a former pod of that name.
     #[must_use]
     pub fn pod_of(&self, endpoint: &LocalEndpoint) -> Option<&IndexedPod> {
         let indexed = self.pods.get(&endpoint.pod)?;
         let listed = &indexed.pod.addresses;
         let same = listed.is_empty() || listed.iter().any(|addr| endpoint.addresses.contains(addr));
-        (same && !indexed.pod.host_network).then_some(indexed)
+        (same && !indexed.pod.host_network && !indexed.pod.finished).then_some(indexed)
     }
 
     /// Addresses of the local node.
@@ -504,7 +506,6 @@ impl Index {
         let apiservers: BTreeSet<IpAddr> = slices
             .flat_map(|(_, slice)| slice.addresses.iter().copied())
             .collect();
-        let was_local = self.is_local_node_apiserver();
         self.apiservers = apiservers;
         self.identify_nodes();
         let local = self.local_node_addresses();
@@ -521,7 +522,8 @@ impl Index {
             self.changes.prefixes = true;
         }
         // The reserved identity itself changes its labels: nothing that was selected holds.
-        self.changes.forgotten |= was_local != self.is_local_node_apiserver();
+        let is_local = self.is_local_node_apiserver();
+        self.changes.forgotten |= std::mem::replace(&mut self.apiserver_is_local, is_local) != is_local;
     }
 
     /// Follows the backends of Services without selector, as long as policies may name them.
@@ -561,13 +563,22 @@ impl Index {
             kept: &self.kept_keys,
         }
         .identity();
+        // All numbers of a name: containers of one pod may use it for different ones.
+        let mut numbers: BTreeMap<String, String> = BTreeMap::new();
         for port in pod
             .ports
             .iter()
             .filter(|port| self.kept_ports.contains(&port.name))
         {
             let key = format!("port/{}/{}", port.name, port.protocol.name());
-            labels.insert(LabelSource::Upstream, key, port.port.to_string());
+            let value = numbers.entry(key).or_default();
+            if !value.is_empty() {
+                value.push(',');
+            }
+            value.push_str(&port.port.to_string());
+        }
+        for (key, value) in numbers {
+            labels.insert(LabelSource::Upstream, key, value);
         }
         let (mut labels4, mut labels6) = (labels.clone(), labels);
         if !self.blocks.is_empty() {

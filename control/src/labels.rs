@@ -1,6 +1,7 @@
 //! Labels: `source:key=value`, the content of an identity.
 //!
-//! Invariants: a key occurs once; what Kubernetes says of a pod (namespace, namespace labels, service account, cluster) cannot be
+//! Invariants: a key occurs once per source, so that no label can stand for one of another source (`10.0.0.0/8` is a valid key of a
+//! pod's label, and also a prefix); what Kubernetes says of a pod (namespace, namespace labels, service account, cluster) cannot be
 //! overridden by labels that the pod's owner writes.
 
 use std::collections::BTreeMap;
@@ -95,40 +96,71 @@ impl LabelSource {
     }
 }
 
-/// A set of labels, each key once.
+/// A set of labels, each key once per source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Labels(BTreeMap<String, (LabelSource, String)>);
+pub struct Labels(Vec<Label>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Label {
+    key: String,
+    source: LabelSource,
+    value: String,
+}
 
 impl Labels {
     /// The label `source:key` alone.
     #[must_use]
     pub fn single(source: LabelSource, key: &str) -> Self {
-        Self(BTreeMap::from_iter([(key.to_owned(), (source, String::new()))]))
+        let mut labels = Self::default();
+        labels.insert(source, key.to_owned(), String::new());
+        labels
     }
 
-    /// Source and value of a key.
+    fn position(&self, source: LabelSource, key: &str) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|label| (label.key.as_str(), label.source).cmp(&(key, source)))
+    }
+
+    /// Value of the label `source:key`.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<(LabelSource, &str)> {
-        self.0.get(key).map(|(source, value)| (*source, value.as_str()))
+    pub fn get(&self, source: LabelSource, key: &str) -> Option<&str> {
+        let at = self.position(source, key).ok()?;
+        self.0.get(at).map(|label| label.value.as_str())
     }
 
-    /// Adds or replaces a label.
+    /// Sources and values of a key.
+    pub fn of_key(&self, key: &str) -> impl Iterator<Item = (LabelSource, &str)> {
+        let first = self.0.partition_point(|label| label.key.as_str() < key);
+        let labels = self
+            .0
+            .iter()
+            .skip(first)
+            .take_while(move |label| label.key == key);
+        labels.map(|label| (label.source, label.value.as_str()))
+    }
+
+    /// Adds or replaces the label `source:key`.
     pub fn insert(&mut self, source: LabelSource, key: String, value: String) {
-        self.0.insert(key, (source, value));
+        match self.position(source, &key) {
+            Ok(at) => {
+                if let Some(label) = self.0.get_mut(at) {
+                    label.value = value;
+                }
+            }
+            Err(at) => self.0.insert(at, Label { key, source, value }),
+        }
     }
 
     /// Value of the pod's namespace label.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
-        self.get(NAMESPACE)
-            .filter(|(source, _)| *source == LabelSource::K8s)
-            .map(|(_, value)| value)
+        self.get(LabelSource::K8s, NAMESPACE)
     }
 
     /// The labels as `source:key=value`, by rising key.
     #[must_use]
     pub fn to_strings(&self) -> Vec<String> {
-        let text = |(key, (source, value)): (&String, &(LabelSource, String))| {
+        let text = |Label { key, source, value }: &Label| {
             if value.is_empty() {
                 format!("{}:{key}", source.name())
             } else {
@@ -315,5 +347,16 @@ mod tests {
         let mut labels = Labels::single(LabelSource::Reserved, "host");
         labels.insert(LabelSource::K8s, "a/b".into(), "c=d".into());
         assert_eq!(Labels::from_strings(&labels.to_strings()), Some(labels));
+    }
+
+    #[test]
+    fn a_label_of_one_source_does_not_replace_that_of_another() {
+        let mut labels = Labels::single(LabelSource::Reserved, "remote-node");
+        labels.insert(LabelSource::Node, "remote-node".into(), "x".into());
+        assert_eq!(labels.get(LabelSource::Reserved, "remote-node"), Some(""));
+        assert_eq!(labels.get(LabelSource::Node, "remote-node"), Some("x"));
+        assert_eq!(labels.get(LabelSource::Cidr, "remote-node"), None);
+        assert_eq!(labels.of_key("remote-node").count(), 2);
+        assert_eq!(labels.of_key("remote").count(), 0);
     }
 }

@@ -136,6 +136,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Whether the pod is being deleted.
     pub deleting: bool,
+    /// Whether its containers have ended for good (`status.phase` Succeeded or Failed).
+    pub finished: bool,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
     /// Named container ports, sorted.

@@ -76,16 +76,16 @@ pub struct Requirement {
 
 impl Requirement {
     fn matches(&self, labels: &Labels) -> bool {
-        let value = labels
-            .get(&self.key)
+        let mut values = labels
+            .of_key(&self.key)
             .filter(|(source, _)| self.source.matches(*source))
             .map(|(_, value)| value);
-        let among = |values: &[String]| value.is_some_and(|value| values.iter().any(|v| v == value));
+        let mut among = |wanted: &[String]| values.any(|value| wanted.iter().any(|v| v == value));
         match &self.operator {
-            Operator::In(values) => among(values),
-            Operator::NotIn(values) => !among(values),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
+            Operator::In(wanted) => among(wanted),
+            Operator::NotIn(wanted) => !among(wanted),
+            Operator::Exists => values.next().is_some(),
+            Operator::DoesNotExist => values.next().is_none(),
         }
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::column::{Column, PASS_WORDS, RuleBits};
+use self::column::{Column, MOST_SINGLE, PASS_WORDS, RuleBits};
 pub use self::header::{HeaderMatch, HeaderValue, Mismatch};
 
 /// One entry of `rules.http[]`; absent and empty fields match everything.
@@ -86,8 +86,25 @@ pub struct HttpRuleError {
     pub index: usize,
     /// `method`, `path` or `host`.
     pub field: &'static str,
-    /// What the regular expression lacks.
-    pub source: regex::Error,
+    /// What is wrong with it.
+    pub source: PatternError,
+}
+
+/// Most rules of a set. A worker judges all requests of a node: what one of them costs at most is bounded.
+pub const MOST_HTTP_RULES: usize = 1024;
+
+/// A pattern, or a list of them, that does not compile.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PatternError {
+    /// Not a regular expression, or one that is too large by itself.
+    #[error(transparent)]
+    Regex(#[from] regex::Error),
+    /// Too large to be matched together with others, and there are too many such patterns.
+    #[error("more than {MOST_SINGLE} patterns of this size")]
+    TooManyLarge,
+    /// Too many rules that cover the same peer and port.
+    #[error("more than {MOST_HTTP_RULES} HTTP rules")]
+    TooManyRules,
 }
 
 /// A compiled list of [`HttpRule`]s; a request is allowed when any entry matches.
@@ -115,6 +132,13 @@ impl HttpRuleSet {
     /// # Errors
     /// [`HttpRuleError`] names the entry and the field that does not compile.
     pub fn new(rules: Vec<HttpRule>) -> Result<Self, HttpRuleError> {
+        if rules.len() > MOST_HTTP_RULES {
+            return Err(HttpRuleError {
+                index: MOST_HTTP_RULES,
+                field: "path",
+                source: PatternError::TooManyRules,
+            });
+        }
         let method = Column::new("method", rules.iter().map(|rule| rule.method.as_deref()))?;
         let path = Column::new("path", rules.iter().map(|rule| rule.path.as_deref()))?;
         let host = if rules.iter().any(HttpRule::has_host) {

@@ -15,7 +15,10 @@ pub mod table;
 pub mod verdict;
 
 pub use endpoint::{EndpointKey, PodName, Slot, SlotGeneration};
-pub use http::{HeaderMatch, HeaderValue, HttpRequest, HttpRule, HttpRuleSet, LineVerdict, Mismatch};
+pub use http::{
+    HeaderMatch, HeaderValue, HttpRequest, HttpRule, HttpRuleSet, LineVerdict, MOST_HTTP_RULES, Mismatch,
+    PatternError,
+};
 pub use identity::Identity;
 pub use ipcache::{IpCache, IpCacheGeneration};
 pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};

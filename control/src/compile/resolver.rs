@@ -89,7 +89,8 @@ impl<'a> Resolver<'a> {
             block.except.iter().map(label).collect::<Vec<_>>(),
         );
         let covered = |labels: &Labels| {
-            labels.get(&inside).is_some() && !outside.iter().any(|prefix| labels.get(prefix).is_some())
+            let lies_in = |prefix: &str| labels.get(LabelSource::Cidr, prefix).is_some();
+            lies_in(&inside) && !outside.iter().any(|prefix| lies_in(prefix))
         };
         let pods = self
             .index

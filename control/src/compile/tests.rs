@@ -1155,7 +1155,7 @@ fn a_policy_that_is_too_large_denies_everything_and_is_reported() {
     use std::fmt::Write;
 
     let mut pods = String::new();
-    for n in 0..1100 {
+    for n in 0..1000 {
         let _infallible = write!(
             pods,
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p{n}, namespace: a, labels: {{n: n{n}}}}}\n\
@@ -1168,7 +1168,7 @@ fn a_policy_that_is_too_large_denies_everything_and_is_reported() {
         "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: large, namespace: a}\n\
         spec:\n  endpointSelector: {matchLabels: {n: n0}}\n  ingress:\n"
             .to_owned();
-    for port in 1..1000 {
+    for port in 1..300 {
         let _infallible = writeln!(
             policy,
             "  - {{fromEndpoints: [{{}}], toPorts: [{{ports: [{{port: \"{port}\", protocol: TCP}}]}}]}}"
@@ -1208,8 +1208,95 @@ fn a_policy_that_is_too_large_denies_everything_and_is_reported() {
         failures[0].starts_with("ingress of identity ") && failures[0].contains("k8s:n=n0"),
         "{failures:?}"
     );
-    let cut = policy.lines().take(6 + 500).collect::<Vec<_>>().join("\n");
+    let cut = policy.lines().take(6 + 200).collect::<Vec<_>>().join("\n");
     apply(&mut index, &cut);
     let snapshot = compiler.compile(&mut index, &snapshot);
     assert_eq!((decide(&snapshot), compiler.failures().len()), (Allowed, 0));
+}
+
+#[test]
+fn a_label_in_the_form_of_a_prefix_puts_nobody_into_an_ip_block() {
+    let world = World::new(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: db}
+status: {podIP: 10.1.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: forger, namespace: x, labels: {"192.168.0.0/16": ""}}
+status: {podIP: 10.1.0.3}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: escaper, namespace: x, labels: {"10.1.0.0/24": ""}}
+status: {podIP: 10.1.0.4}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: blocks, namespace: db}
+spec:
+  podSelector: {}
+  ingress:
+  - from:
+    - ipBlock: {cidr: 192.168.0.0/16}
+    - ipBlock: {cidr: 10.1.0.0/16, except: [10.1.0.0/24]}
+"#,
+    );
+    assert_eq!(world.flow("x/forger", "db/db", Protocol::TCP, 80), DENIED);
+    assert_eq!(world.flow("x/escaper", "db/db", Protocol::TCP, 80), DENIED);
+}
+
+#[test]
+fn a_finished_pod_does_not_describe_its_successor() {
+    let pod = |phase: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: tool, namespace: x, labels: {{role: admin}}}}\n\
+             status: {{podIP: 10.1.0.3, phase: {phase}}}\n"
+        )
+    };
+    let mut world = World::new(&pod("Running"));
+    let addr = "10.1.0.3".parse().expect("address");
+    assert!(world.snapshot.ipcache.lookup(addr) >= Identity::FIRST_ALLOCATED);
+    world.apply(&pod("Succeeded"));
+    assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
+}
+
+#[test]
+fn a_port_name_that_a_pod_has_twice_opens_nothing_of_other_pods() {
+    let world = World::new(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: x, labels: {app: client}}
+status: {podIP: 10.1.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: twice, namespace: x, labels: {app: web}}
+spec:
+  containers:
+  - {name: a, ports: [{name: web, containerPort: 80}]}
+  - {name: b, ports: [{name: web, containerPort: 8080}]}
+status: {podIP: 10.1.0.3}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: once, namespace: x, labels: {app: web}}
+spec: {containers: [{name: a, ports: [{name: web, containerPort: 8080}]}]}
+status: {podIP: 10.1.0.4}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: named, namespace: x}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress: [{ports: [{port: web}]}]
+"#,
+    );
+    assert_eq!(world.flow("x/client", "x/twice", Protocol::TCP, 80), Allowed);
+    assert_eq!(world.flow("x/client", "x/once", Protocol::TCP, 8080), Allowed);
+    assert_eq!(world.flow("x/client", "x/once", Protocol::TCP, 80), DENIED);
 }

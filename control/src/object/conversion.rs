@@ -144,6 +144,7 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
         addresses,
         host_network,
         deleting: pod.metadata.deletion_timestamp.is_some(),
+        finished,
         created: pod.metadata.creation_timestamp.map(|time| time.0),
         ports,
     })

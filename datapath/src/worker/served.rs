@@ -30,6 +30,8 @@ pub(super) fn arm(registry: &Registry, io: &dyn PacketIo, key: EndpointKey) -> b
     let Some(fd) = io.fd() else { return false };
     match registry.register(&mut SourceFd(&fd), Token(key.slot.index()), Interest::READABLE) {
         Ok(()) => true,
+        // Taking it back has failed before.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => true,
         Err(error) => {
             // The interface is still served at every wake-up for another reason, at the latest after LONGEST_SLEEP.
             tracing::warn!(%error, slot = key.slot.0, "cannot sleep on the interface's socket");

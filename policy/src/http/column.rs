@@ -10,8 +10,8 @@ use regex_automata::util::start;
 use regex_automata::{Input, MatchKind, meta};
 use regex_syntax::hir::{Hir, HirKind, Look};
 
-use super::HttpRuleError;
 use super::dialect::parse;
+use super::{HttpRuleError, PatternError};
 
 /// Largest dense automaton, bytes.
 const AUTOMATON_BYTES: usize = 512 << 10;
@@ -24,6 +24,9 @@ const PATTERN_BYTES: usize = 1 << 20;
 
 /// Attempts to build automata for one column; what is left then runs pattern by pattern.
 const AUTOMATON_ATTEMPTS: usize = 32;
+
+/// Most patterns of one column that run by themselves: each is a pass over the text.
+pub(super) const MOST_SINGLE: usize = 16;
 
 /// Rules that one pass over the columns judges, in words of 64.
 pub(super) const PASS_WORDS: usize = 4;
@@ -121,7 +124,11 @@ impl Column {
                 open.insert(index);
                 continue;
             };
-            let hir = parse(source).map_err(|source| HttpRuleError { index, field, source })?;
+            let hir = parse(source).map_err(|error| HttpRuleError {
+                index,
+                field,
+                source: error.into(),
+            })?;
             if let Some(literal) = literal(&hir) {
                 literals.entry(literal).or_default().insert(index);
                 continue;
@@ -214,7 +221,7 @@ fn build_matchers(
     patterns: &[Pattern],
     attempts: &mut usize,
     out: &mut Vec<PatternMatcher>,
-) -> Result<(), (usize, regex::Error)> {
+) -> Result<(), (usize, PatternError)> {
     let Some(first) = patterns.first() else {
         return Ok(());
     };
@@ -233,6 +240,10 @@ fn build_matchers(
         build_matchers(low, attempts, out)?;
         return build_matchers(high, attempts, out);
     }
+    let is_single = |matcher: &&PatternMatcher| matches!(matcher, PatternMatcher::Single { .. });
+    if out.iter().filter(is_single).count() >= MOST_SINGLE {
+        return Err((first.rule, PatternError::TooManyLarge));
+    }
     let config = meta::Config::new()
         .nfa_size_limit(Some(PATTERN_BYTES))
         .hybrid_cache_capacity(PATTERN_BYTES)
@@ -240,7 +251,7 @@ fn build_matchers(
     let regex = meta::Builder::new()
         .configure(config)
         .build_from_hir(&first.hir)
-        .map_err(|_too_big| (first.rule, regex::Error::CompiledTooBig(PATTERN_BYTES)))?;
+        .map_err(|_too_big| (first.rule, regex::Error::CompiledTooBig(PATTERN_BYTES).into()))?;
     out.push(PatternMatcher::Single { regex, id: first.id });
     Ok(())
 }

@@ -10,18 +10,19 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::{Cell, Decision, HttpIndex, PolicyTable, PortMap, RuleId};
 use crate::http::HttpRuleError;
 use crate::{HttpRule, HttpRuleSet, Identity, Protocol};
 
-/// Most (port interval, peer) decisions of a table, which bounds its memory to some 30 MiB. Cilium's policy maps hold 16 384 by
+/// Most (port interval, peer) decisions of a table, which bounds its memory to some 8 MiB. Cilium's policy maps hold 16 384 by
 /// default (`--bpf-policy-map-max`).
-pub const MOST_DECISIONS: usize = 1 << 20;
+pub const MOST_DECISIONS: usize = 1 << 18;
 
-/// Most entries that are combined, counted once per port interval that they cover: bounds what making a table takes.
-const MOST_COMBINED: usize = 1 << 24;
+/// Most peers that are combined, counted once per entry and port interval that it covers: bounds the time that making a table takes
+/// to a second or two, during which no other change is enforced.
+const MOST_COMBINED: usize = 1 << 23;
 
 /// A table that cannot be made; the caller must then deny.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +103,8 @@ impl Entry {
 pub struct HttpSets {
     sets: Vec<Arc<HttpRuleSet>>,
     by_rules: HashMap<Vec<HttpRule>, HttpIndex>,
+    /// Unions that were made already.
+    united: HashMap<BTreeSet<HttpIndex>, HttpIndex>,
     /// Sets that may be used instead of compiling the same rules again.
     known: HashMap<Vec<HttpRule>, Arc<HttpRuleSet>>,
 }
@@ -132,16 +135,23 @@ impl HttpSets {
         if let (Some(only), 1) = (indices.first(), indices.len()) {
             return Ok(*only);
         }
-        let mut rules: Vec<HttpRule> = Vec::new();
-        for rule in indices
-            .iter()
-            .filter_map(|index| self.sets.get(index.0 as usize))
-            .flat_map(|set| set.rules())
-        {
-            if !rules.contains(rule) {
-                rules.push(rule.clone());
-            }
+        if let Some(index) = self.united.get(indices) {
+            return Ok(*index);
         }
+        let sets = indices.iter().filter_map(|index| self.sets.get(index.0 as usize));
+        let mut seen = HashSet::new();
+        let rules: Vec<HttpRule> = sets
+            .flat_map(|set| set.rules())
+            .filter(|rule| seen.insert(*rule))
+            .cloned()
+            .collect();
+        drop(seen);
+        let index = self.unite(rules)?;
+        self.united.insert(indices.clone(), index);
+        Ok(index)
+    }
+
+    fn unite(&mut self, rules: Vec<HttpRule>) -> Result<HttpIndex, HttpRuleError> {
         if let Some(index) = self.by_rules.get(&rules) {
             return Ok(*index);
         }
@@ -271,7 +281,11 @@ impl Cells {
         if let Some(cell) = self.by_entries.get(&active) {
             return Ok(*cell);
         }
-        self.combined += active.len();
+        let peers = active.iter().filter_map(|p| match &entries.get(*p)?.peers {
+            Peers::Any => Some(1),
+            Peers::Identities(identities) => Some(1 + identities.len()),
+        });
+        self.combined += peers.sum::<usize>();
         if self.combined > MOST_COMBINED {
             return Err(BuildError::TooLarge);
         }

@@ -86,6 +86,10 @@ fn node(rng: &mut Rng, name: &str, last: u8, ends: &mut Ends) -> Value {
         .map(|text| json!({"type": "InternalIP", "address": text}))
         .collect();
     let labels = labels(rng, &[("zone", &ZONES), ("role", &["worker", "control"])]);
+    let mut labels = labels;
+    if rng.percent(20) {
+        labels[rng.pick(&["remote-node", "kube-apiserver", super::CIDRS[0]])] = json!("");
+    }
     json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
         "spec": {"podCIDRs": [format!("10.244.{last}.0/24")]}, "status": {"addresses": addresses}})
 }
@@ -103,6 +107,8 @@ fn pod(rng: &mut Rng, number: usize, ends: &mut Ends) -> Value {
     if rng.percent(10) {
         own["io.kubernetes.pod.namespace"] = json!(rng.pick(&NAMESPACES));
         own["io.cilium.k8s.namespace.labels.team"] = json!(rng.pick(&TEAMS));
+        // A prefix is a valid key.
+        own[rng.pick(&super::CIDRS)] = json!("");
     }
     // The first pod is there to be judged.
     let host_network = number > 0 && rng.percent(12);
