@@ -1,5 +1,7 @@
 //! Section 5.4: ClusterNetworkPolicy, its tiers and its order.
 
+use sluice_control::manifest::{self, Document};
+
 use super::cluster::{check, kcnp, on_db, to_db};
 
 const FROM_SHOP: &str = "from: [{namespaces: {matchLabels: {team: web}}}]";
@@ -277,4 +279,18 @@ fn subjects_are_pods_and_the_local_node_is_let_in_below_the_admin() {
         &[kcnp("p", "Admin", 0, &ingress("Deny", FROM_PODS))],
         "host shop/db 1 allow",
     );
+}
+
+/// The kinds that ClusterNetworkPolicy replaces: ignoring them would open what they close.
+#[test]
+fn policies_of_the_former_kinds_are_faults() {
+    for kind in ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"] {
+        let text =
+            format!("apiVersion: policy.networking.k8s.io/v1alpha1\nkind: {kind}\nmetadata: {{name: x}}\n");
+        let documents = manifest::parse(&text, "default");
+        assert!(
+            matches!(documents.as_slice(), [Document::Invalid { .. }]),
+            "{documents:?}"
+        );
+    }
 }
