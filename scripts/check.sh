@@ -8,7 +8,7 @@ cd "$ROOT"
 export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 
 # What they cite must exist.
-DOCUMENTS=(README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md)
+DOCUMENTS=(README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md docs/conformance.md)
 
 usage() {
   cat <<'USAGE'
@@ -20,7 +20,7 @@ Runs all checks, or those named:
   rustdoc      cargo doc, broken links are errors
   shellcheck   every shell script
   directions   agent -> control -> policy <- l7 <- datapath <- agent, and no other way
-  citations    every path and name in the documents exists
+  citations    every path, name and test in the documents exists, and every clause of docs/conformance.md has a test
   places       no path of somebody's machine; unsafe only where it is allowed
   object       the committed eBPF object is what its source builds; only where its toolchain is installed
 USAGE
@@ -144,6 +144,11 @@ quoted() {
   awk '/^ *```/ { fenced = !fenced; next } !fenced' "$1" | grep -oE '`[^`]+`' | tr -d '`' | sort -u
 }
 
+# Rows of a table of clauses that name no test, "n/a" in their second column aside.
+untested() {
+  grep -E '^\| ' "$1" | grep -vE '^\| clause \||^\|[^|]*\| n/a:' | grep -v '\.rs::' | cut -d'|' -f2
+}
+
 check_citations() {
   local document text path sources
   FOUND=0
@@ -158,6 +163,11 @@ check_citations() {
       path=${path%/}
       if [[ $text =~ ^[A-Za-z_][A-Za-z0-9_]*(::[A-Za-z_][A-Za-z0-9_]*)+(\(\))?$ ]]; then
         name_exists "${text%()}" || finding "$document: \`$text\` is not in the source"
+      elif [[ $text =~ ^[A-Za-z0-9_./-]+\.rs:: ]]; then
+        path=${text%%::*}
+        if [[ ! -f $path ]] || ! grep -qE "\bfn ${text##*::}\b" "$path"; then
+          finding "$document: there is no test \`$text\`"
+        fi
       elif [[ $path =~ ^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$ && $path != target/* ]] &&
         [[ $path =~ \.(rs|sh|md|toml|yaml)$ || ($path == */* && -e ${path%%/*}) ]]; then
         [[ -e $path ]] || finding "$document: \`$text\` does not exist"
@@ -173,6 +183,9 @@ check_citations() {
       [[ -e $path ]] || finding "$document: names $path, which does not exist"
     done < <(grep -oE '\b(scripts|kind-config)/[A-Za-z0-9_./-]*[A-Za-z0-9]' "$document" | sort -u)
   done
+  while read -r text; do
+    finding "docs/conformance.md: \"$text\" names no test"
+  done < <(untested docs/conformance.md)
   return "$FOUND"
 }
 

@@ -169,7 +169,7 @@ impl Decoder<'_> {
                 ));
             }
             (Some(selector), None) => {
-                return selector::of(selector, &place.field("endpointSelector"), selector::label_key);
+                return selector::endpoints(selector, &place.field("endpointSelector"));
             }
         }
         Selector::default()

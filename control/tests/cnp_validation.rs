@@ -309,6 +309,37 @@ fn selectors_are_checked() {
     );
 }
 
+/// In Cilium the identities of prefixes, names and nodes have such labels; here they would select nobody, or with `DoesNotExist` everybody.
+#[test]
+fn labels_of_sources_that_endpoints_do_not_have_refuse_the_object() {
+    let fault =
+        "not supported by sluice: labels of source cidr, cidrgroup, fqdn or node; use the peers of that kind";
+    for key in ["cidr:10.0.0.0/8", "cidrgroup:a", "fqdn:a.io", "node:zone"] {
+        for operator in ["Exists", "DoesNotExist"] {
+            let labels = format!(
+                "{{matchExpressions: [{{key: \"reserved:world\", operator: Exists}}, {{key: \"{key}\", operator: {operator}}}]}}"
+            );
+            assert_eq!(
+                ingress(&format!("{{fromEndpoints: [{labels}]}}")),
+                [format!("fromEndpoints[0]: {fault}")],
+                "{key}"
+            );
+            assert_eq!(
+                faults(
+                    CNP,
+                    &format!("spec: {{endpointSelector: {labels}, ingress: [{{}}]}}")
+                ),
+                [format!("spec.endpointSelector: {fault}")],
+                "{key}"
+            );
+        }
+    }
+    assert_eq!(
+        ingress("{fromEndpoints: [{matchLabels: {\"container:app\": a}}], toPorts: []}"),
+        NONE
+    );
+}
+
 #[test]
 fn peers_are_checked() {
     let invalid = |text: &str, expected: &str| format!("`{text}` is not {expected}");

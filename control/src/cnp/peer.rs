@@ -1,7 +1,7 @@
 //! Peers, and the scoping that Cilium adds to their selectors.
 
 use super::item::Peers;
-use super::selector::{self, key_of, label_key};
+use super::selector::{self, key_of};
 use crate::api::peer::{CidrRule, Fqdn, Service};
 use crate::field::{FaultKind, Place};
 use crate::fqdn::FqdnSelector;
@@ -27,7 +27,7 @@ pub(super) fn of(peers: &Peers<'_>, scope: Scope<'_>, place: &Place<'_>) -> Peer
         Peers::Endpoints(list) => {
             let selectors = list.iter().enumerate();
             found.extend(selectors.map(|(i, endpoints)| {
-                Peer::Labels(scope.applied(selector::of(endpoints, &place.item(i), label_key)))
+                Peer::Labels(scope.applied(selector::endpoints(endpoints, &place.item(i))))
             }));
         }
         Peers::Entities(list) => {

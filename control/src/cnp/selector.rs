@@ -1,7 +1,7 @@
 //! LabelSelectors whose keys may carry a source.
 
 use crate::api::selector::LabelSelector;
-use crate::field::Place;
+use crate::field::{FaultKind, Place};
 use crate::labels::LabelSource;
 use crate::selector::{Operator, Requirement, Selector, SourceMatch};
 
@@ -31,6 +31,21 @@ pub(crate) fn of(
         }
     }
     Selector::new(requirements)
+}
+
+/// The selector of endpoints: labels of prefixes, names and nodes are no labels that it can select by.
+pub(super) fn endpoints(selector: &LabelSelector, place: &Place<'_>) -> Selector {
+    let read = of(selector, place, label_key);
+    let foreign = |source: &SourceMatch, _: &str| match source {
+        SourceMatch::Any => false,
+        SourceMatch::Named(name) => matches!(name.as_str(), "cidr" | "cidrgroup" | "fqdn" | "node"),
+    };
+    if read.any_key(foreign) {
+        place.fault(FaultKind::Unsupported(
+            "labels of source cidr, cidrgroup, fqdn or node; use the peers of that kind",
+        ));
+    }
+    read
 }
 
 /// Splits `source:key`; without a source, any source matches.

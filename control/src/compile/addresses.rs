@@ -36,9 +36,16 @@ pub(super) fn ipcache(index: &Index, revision: Revision) -> IpCache {
         let identity = |addr: &IpAddr| pod.map_or(Identity::INIT, |indexed| indexed.identity_at(*addr));
         addresses.extend(endpoint.addresses.iter().map(|addr| (*addr, identity(addr))));
     }
+    // A pod CIDR's address that no pod or node is known at is `unmanaged`: no prefix covers it, not even one of its full length,
+    // which would come before the pod CIDRs.
+    let pod_cidrs = index.pod_cidrs();
+    let is_pods = |prefix: &IpNet| {
+        prefix.prefix_len() == prefix.max_prefix_len() && pod_cidrs.iter().any(|cidr| cidr.contains(prefix))
+    };
     let prefixes = index
         .prefixes()
         .iter()
+        .filter(|prefix| !is_pods(prefix))
         .filter_map(|prefix| Some((*prefix, index.identities().prefix(*prefix)?)));
     // Prefixes first, so that a full-length prefix in a rule never takes a known address's identity.
     let entries = prefixes.chain(
@@ -49,6 +56,6 @@ pub(super) fn ipcache(index: &Index, revision: Revision) -> IpCache {
     IpCache::new(
         IpCacheGeneration(revision.0),
         entries,
-        index.pod_cidrs().into_iter().collect(),
+        pod_cidrs.iter().copied().collect(),
     )
 }

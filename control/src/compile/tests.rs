@@ -897,6 +897,33 @@ fn an_endpoint_whose_pod_is_not_known_is_init_and_denied_both_ways() {
 }
 
 #[test]
+fn a_clusterwide_policy_for_init_opens_endpoints_whose_pod_is_not_known() {
+    let mut world = with(&[]);
+    world.index.apply_endpoint(LocalEndpoint {
+        key: key(40),
+        pod: "dummy/new".parse().expect("name"),
+        addresses: vec!["10.1.0.99".parse().expect("address")],
+        audit: false,
+    });
+    let policy = |subject: &str| {
+        format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {{name: init}}\nspec: {{endpointSelector: \
+             {subject}, egress: [{{toEndpoints: [{{}}]}}], ingress: [{{fromEntities: [world]}}]}}\n"
+        )
+    };
+    world.apply(&policy("{matchLabels: {\"reserved:init\": \"\"}}"));
+    assert_eq!(world.tcp("dummy/new", "db/debug", 1), Allowed);
+    assert_eq!(world.tcp("db/debug", "dummy/new", 1), DENIED);
+    let from_world = |world: &World| world.ingress("dummy/new", Identity::WORLD, Protocol::TCP, 1);
+    assert_eq!(from_world(&world), Allowed);
+    // The empty selector selects it as well; one that asks for labels does not.
+    world.apply(&policy("{}"));
+    assert_eq!(from_world(&world), Allowed);
+    world.apply(&policy("{matchLabels: {app: debug}}"));
+    assert_eq!(from_world(&world), DENIED);
+}
+
+#[test]
 fn an_object_of_a_former_pod_gives_the_new_attachment_no_identity() {
     let mut world = with(&[]);
     let pod: PodName = "db/debug".parse().expect("name");

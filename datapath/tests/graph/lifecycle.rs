@@ -88,6 +88,31 @@ fn both_ends_must_agree() {
 }
 
 #[test]
+fn replies_and_errors_about_a_flow_pass_where_both_ends_deny_them_as_flows() {
+    let mut bed = Bed::new();
+    let both_ways = |ingress, egress| Rules {
+        ingress: Some(ingress),
+        egress: Some(egress),
+    };
+    bed.set(A, both_ways(vec![], vec![(peer(B), 5000, Allow::Plain)]));
+    bed.set(B, both_ways(vec![(peer(A), 5000, Allow::Plain)], vec![]));
+    let mut conn = Conn::new(A, B, 5000);
+    conn.open(&mut bed);
+    conn.client_sends(&mut bed, DATA, b"question");
+    let question = bed.got_one(B.key());
+    conn.server_sends(&mut bed, DATA, b"answer");
+    assert_eq!(bed.got_one(A.key()).payload(), b"answer");
+    // Fragmentation needed, about the question.
+    let quote = [&[0, 0, 2, 64][..], &question.packet()[..28]].concat();
+    bed.send(B.key(), &icmp(B.v4(), A.v4(), 3, 4, &quote));
+    bed.got_one(A.key());
+    assert_eq!(bed.dropped(DropReason::PolicyDenied), 0);
+    Conn::new(B, A, 5000).client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert!(bed.got_nothing());
+    assert_eq!(bed.dropped(DropReason::PolicyDenied), 1);
+}
+
+#[test]
 fn denied_flow_leaves_neither_an_entry_nor_a_translation() {
     let mut bed = Bed::guarded(Allow::Plain);
     bed.serve(&[B]);
