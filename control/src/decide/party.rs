@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use policy::{Identity, PodName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -18,7 +19,7 @@ pub enum PartyName {
     Addr(IpAddr),
     /// The node itself.
     Host,
-    /// Anything outside of the cluster.
+    /// Anything outside of the cluster that no rule names by an address or a prefix narrower than `0.0.0.0/0`.
     World,
 }
 
@@ -107,13 +108,23 @@ impl Engine<'_> {
         };
         match name {
             PartyName::Host => Ok(reserved(Identity::HOST)),
-            PartyName::World => Ok(reserved(Identity::WORLD)),
+            PartyName::World => Ok(reserved(self.anywhere())),
             PartyName::Addr(addr) => Ok(self.party_at(*addr)),
             PartyName::Pod(pod) => match self.by_name.get(&pod.to_string()) {
                 Some(number) => Ok(self.party_of(*number)),
                 None => Err(PartyError::UnknownPod(pod.clone())),
             },
         }
+    }
+
+    /// The identity of an address outside that only the widest prefixes of rules cover.
+    fn anywhere(&self) -> Identity {
+        let widest: [IpNet; 2] = [Ipv4Net::default().into(), Ipv6Net::default().into()];
+        let known = widest
+            .into_iter()
+            .filter(|prefix| self.index.prefixes().contains(prefix));
+        let mut identities = known.filter_map(|prefix| self.index.identities().prefix(prefix));
+        identities.next().unwrap_or(Identity::WORLD)
     }
 
     /// Who has an address.

@@ -405,3 +405,20 @@ fn explanation_of_a_service_has_every_backend_and_unknown_ones_are_refused_with_
         "to: service db/empty has no ready backend"
     );
 }
+
+#[test]
+fn the_world_is_what_the_widest_prefix_covers() {
+    let policy = |except: &str| {
+        format!(
+            "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: out, namespace: db}}\nspec:\n  \
+             endpointSelector: {{}}\n  egress:\n  - toCIDRSet:\n    - {{cidr: 0.0.0.0/0, except: [{except}]}}\n"
+        )
+    };
+    let verdict = |except: &str| {
+        let index = index(&format!("{CLUSTER}{}", policy(except)));
+        let mut engine = Engine::new(&index);
+        ask(&mut engine, "db/flask", "world", 443, None).outcome
+    };
+    assert_eq!(verdict("10.0.0.0/8"), Outcome::Allow);
+    assert_eq!(verdict("0.0.0.0/0"), Outcome::Deny, "everything is excepted");
+}
