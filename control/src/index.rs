@@ -3,6 +3,9 @@
 //! Synchronous: [`Index::apply`] and [`Index::delete`] take effect at once and in the order given; [`crate::compile`] reads the
 //! result. Identities are allocated here, so that compiling is a pure function.
 
+mod identification;
+mod mentions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,10 +15,9 @@ use policy::{EndpointKey, Identity, PodName, Slot};
 
 use crate::counted::Counted;
 use crate::identity::{self, IdentityAllocator};
-use crate::labels::{LabelSource, Labels, NAMESPACE_LABELS, PodLabels};
+use crate::labels::Labels;
 use crate::object::{CidrGroup, Kind, Node, Object, ObjectBody, ObjectKey, Pod, ServiceObject, Slice};
-use crate::rule::{Peer, Policy, PolicyKey, PolicyKind};
-use crate::selector::Selector;
+use crate::rule::{Policy, PolicyKey, PolicyKind};
 
 /// What the index is told once, at start.
 #[derive(Debug, Clone, Default)]
@@ -388,17 +390,6 @@ impl Index {
             .collect()
     }
 
-    /// Adds a label for each block that an address lies in.
-    fn insert_blocks(&self, labels: &mut Labels, addresses: &[IpAddr]) {
-        let covering = self
-            .blocks
-            .iter()
-            .filter(|block| addresses.iter().any(|addr| block.contains(addr)));
-        for block in covering {
-            labels.insert(LabelSource::Cidr, block.to_string(), String::new());
-        }
-    }
-
     fn replace_cidr_group(&mut self, name: &str, group: Option<CidrGroup>) {
         for prefix in group.iter().flat_map(|group| &group.prefixes) {
             self.add_prefix(*prefix);
@@ -495,274 +486,6 @@ impl Index {
         if external {
             self.identify_service_backends();
         }
-    }
-
-    /// Follows the endpoints of Service `default/kubernetes`.
-    fn identify_apiservers(&mut self) {
-        let slices = self
-            .slices
-            .iter()
-            .filter(|(name, slice)| name.namespace == "default" && slice.service == "kubernetes");
-        let apiservers: BTreeSet<IpAddr> = slices
-            .flat_map(|(_, slice)| slice.addresses.iter().copied())
-            .collect();
-        self.apiservers = apiservers;
-        self.identify_nodes();
-        let local = self.local_node_addresses();
-        let outside = |addr: &&IpAddr| !self.remote_nodes.contains_key(*addr) && !local.contains(*addr);
-        let prefixes: BTreeSet<IpNet> = self
-            .apiservers
-            .iter()
-            .filter(outside)
-            .map(|addr| IpNet::from(*addr))
-            .collect();
-        if prefixes != self.apiserver_prefixes {
-            let former = std::mem::replace(&mut self.apiserver_prefixes, prefixes.clone());
-            self.replace_prefixes(&former, &prefixes);
-            self.changes.prefixes = true;
-        }
-        // The reserved identity itself changes its labels: nothing that was selected holds.
-        let is_local = self.is_local_node_apiserver();
-        self.changes.forgotten |= std::mem::replace(&mut self.apiserver_is_local, is_local) != is_local;
-    }
-
-    /// Follows the backends of Services without selector, as long as policies may name them.
-    fn identify_service_backends(&mut self) {
-        let mut prefixes = BTreeSet::new();
-        if self.service_policies > 0 {
-            self.changes.peers = true;
-            for (name, slice) in &self.slices {
-                let service = PodName {
-                    namespace: name.namespace.clone(),
-                    name: slice.service.clone(),
-                };
-                if self.services.get(&service).is_some_and(|s| s.selector.is_empty()) {
-                    prefixes.extend(
-                        slice
-                            .addresses
-                            .iter()
-                            .chain(&slice.unready)
-                            .map(|addr| IpNet::from(*addr)),
-                    );
-                }
-            }
-        }
-        if prefixes != self.service_prefixes {
-            let former = std::mem::replace(&mut self.service_prefixes, prefixes.clone());
-            self.replace_prefixes(&former, &prefixes);
-        }
-    }
-
-    fn identify(&mut self, name: &PodName, pod: Pod) -> IndexedPod {
-        let mut labels = PodLabels {
-            own: &pod.labels,
-            namespace: &name.namespace,
-            namespace_labels: self.namespaces.get(&name.namespace),
-            service_account: &pod.service_account,
-            cluster: &self.config.cluster_name,
-            kept: &self.kept_keys,
-        }
-        .identity();
-        // All numbers of a name: containers of one pod may use it for different ones.
-        let mut numbers: BTreeMap<String, String> = BTreeMap::new();
-        for port in pod
-            .ports
-            .iter()
-            .filter(|port| self.kept_ports.contains(&port.name))
-        {
-            let key = format!("port/{}/{}", port.name, port.protocol.name());
-            let value = numbers.entry(key).or_default();
-            if !value.is_empty() {
-                value.push(',');
-            }
-            value.push_str(&port.port.to_string());
-        }
-        for (key, value) in numbers {
-            labels.insert(LabelSource::Upstream, key, value);
-        }
-        let (mut labels4, mut labels6) = (labels.clone(), labels);
-        if !self.blocks.is_empty() {
-            let attached = self.endpoints.values().find(|endpoint| endpoint.pod == *name);
-            let addresses = attached.map_or(&pod.addresses, |endpoint| &endpoint.addresses);
-            let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|addr| addr.is_ipv4());
-            // Who has one family only has one identity.
-            self.insert_blocks(&mut labels4, if v4.is_empty() { &v6 } else { &v4 });
-            self.insert_blocks(&mut labels6, if v6.is_empty() { &v4 } else { &v6 });
-        }
-        let identity = self.identities.allocate(&labels4);
-        let identity6 = self.identities.allocate(&labels6);
-        IndexedPod {
-            pod,
-            labels: labels4,
-            identity,
-            identity6,
-        }
-    }
-
-    fn identify_pod(&mut self, name: &PodName) {
-        if let Some(indexed) = self.pods.get(name).cloned() {
-            let indexed = self.identify(name, indexed.pod);
-            self.pod_replaced(name, Some(indexed));
-        }
-    }
-
-    fn identify_pods(&mut self, namespace: Option<&str>) {
-        let affected = self
-            .pods
-            .keys()
-            .filter(|pod| namespace.is_none_or(|namespace| pod.namespace == namespace));
-        for name in affected.cloned().collect::<Vec<_>>() {
-            self.identify_pod(&name);
-        }
-        self.compact();
-    }
-
-    /// Follows what policies mention as far as identities depend on it. What both mention is added before it is taken away, so that
-    /// a change that keeps it touches no pod.
-    fn mentions_changed(&mut self, former: Option<&Policy>, policy: Option<&Policy>) {
-        let mut pods_differ = false;
-        let (services, nodes) = (self.service_policies > 0, self.node_policies > 0);
-        if let Some(mentions) = policy.map(Mentions::of) {
-            self.service_policies += usize::from(mentions.services);
-            self.node_policies += usize::from(mentions.nodes);
-            for prefix in mentions.prefixes {
-                self.add_prefix(prefix);
-            }
-            for block in mentions.blocks {
-                pods_differ |= self.blocks.add(block);
-            }
-            for key in mentions.kept_keys {
-                pods_differ |= self.kept_keys.add(key);
-            }
-            for name in mentions.kept_ports {
-                pods_differ |= self.kept_ports.add(name);
-            }
-        }
-        if let Some(mentions) = former.map(Mentions::of) {
-            self.service_policies -= usize::from(mentions.services);
-            self.node_policies -= usize::from(mentions.nodes);
-            for prefix in mentions.prefixes {
-                self.take_prefix(prefix);
-            }
-            for block in mentions.blocks {
-                pods_differ |= self.blocks.take(block);
-            }
-            for key in mentions.kept_keys {
-                pods_differ |= self.kept_keys.take(key);
-            }
-            for name in mentions.kept_ports {
-                pods_differ |= self.kept_ports.take(name);
-            }
-        }
-        if pods_differ {
-            self.identify_pods(None);
-        }
-        if pods_differ || nodes != (self.node_policies > 0) {
-            self.identify_nodes();
-        }
-        if services != (self.service_policies > 0) {
-            self.identify_service_backends();
-        }
-    }
-
-    fn identify_nodes(&mut self) {
-        let others = self
-            .nodes
-            .iter()
-            .filter(|(name, _)| **name != self.config.node_name);
-        let addresses: Vec<(IpAddr, Labels)> = others
-            .flat_map(|(_, node)| {
-                let mut labels = Labels::single(LabelSource::Reserved, "remote-node");
-                if self.node_policies > 0 {
-                    for (key, value) in &node.labels {
-                        labels.insert(LabelSource::Node, key.clone(), value.clone());
-                    }
-                }
-                node.addresses.iter().map(move |addr| (*addr, labels.clone()))
-            })
-            .collect();
-        let mut remote_nodes = BTreeMap::new();
-        for (addr, mut labels) in addresses {
-            if self.apiservers.contains(&addr) {
-                labels.insert(LabelSource::Reserved, "kube-apiserver".to_owned(), String::new());
-            }
-            self.insert_blocks(&mut labels, &[addr]);
-            let known = [Identity::REMOTE_NODE, Identity::KUBE_APISERVER]
-                .into_iter()
-                .find(|id| identity::reserved(*id).as_ref() == Some(&labels));
-            let identity = known.unwrap_or_else(|| self.identities.allocate(&labels));
-            remote_nodes.insert(addr, identity);
-        }
-        if remote_nodes != self.remote_nodes {
-            self.remote_nodes = remote_nodes;
-            self.changes.addresses = true;
-            self.changes.peers |= self.node_policies > 0;
-        }
-    }
-
-    fn compact(&mut self) {
-        // Cheap first: this runs for every pod.
-        if self.identities.len() <= 2 * (self.pods.len() + self.prefixes.len()) + identity::REMEMBERED {
-            return;
-        }
-        let pods = self
-            .pods
-            .values()
-            .flat_map(|indexed| [indexed.identity, indexed.identity6]);
-        let in_use = pods.chain(self.remote_nodes.values().copied()).collect();
-        self.changes.forgotten |= self.identities.compact(&in_use, &self.prefixes);
-    }
-}
-
-/// What a policy mentions that identities depend on, each once.
-struct Mentions {
-    /// Pod label keys, if it is a NetworkPolicy or ClusterNetworkPolicy: upstream selects by any label.
-    kept_keys: BTreeSet<String>,
-    /// Port names of its egress rules.
-    kept_ports: BTreeSet<String>,
-    blocks: BTreeSet<IpNet>,
-    prefixes: BTreeSet<IpNet>,
-    /// Whether it has `toServices`.
-    services: bool,
-    /// Whether it selects nodes by their labels.
-    nodes: bool,
-}
-
-impl Mentions {
-    fn of(policy: &Policy) -> Self {
-        let mut mentions = Self {
-            kept_keys: BTreeSet::new(),
-            kept_ports: policy.egress_port_names().map(str::to_owned).collect(),
-            blocks: BTreeSet::new(),
-            prefixes: BTreeSet::new(),
-            services: false,
-            nodes: false,
-        };
-        let mut selectors: Vec<&Selector> = policy.specs.iter().map(|spec| &spec.subject).collect();
-        for peer in policy.peers() {
-            match peer {
-                Peer::Cidr(block) => mentions.prefixes.extend(block.prefixes()),
-                Peer::IpBlock(block) => {
-                    mentions.prefixes.extend(block.prefixes());
-                    mentions.blocks.extend(block.prefixes());
-                }
-                Peer::CidrGroup { except, .. } => mentions.prefixes.extend(except.iter().copied()),
-                Peer::Labels(selector) => selectors.push(selector),
-                Peer::Services(_) => mentions.services = true,
-                Peer::Nodes { .. } => mentions.nodes = true,
-                Peer::Fqdn(_) => {}
-            }
-        }
-        if matches!(policy.key.kind, PolicyKind::Kubernetes | PolicyKind::Cluster) {
-            let keys = selectors
-                .iter()
-                .flat_map(|selector| selector.requirements())
-                .map(|r| &r.key);
-            mentions
-                .kept_keys
-                .extend(keys.filter(|key| !key.starts_with(NAMESPACE_LABELS)).cloned());
-        }
-        mentions
     }
 }
 
