@@ -92,22 +92,34 @@ pub enum PodTuning {
 /// `sluice agent`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The agent runs in the foreground and logs to standard error (RUST_LOG=debug for more). Policies are read from the folder and
-followed: a changed file is enforced at once, an invalid one is reported and its last good state stays in force.
+The agent runs in the foreground and logs to standard error (RUST_LOG=debug for more). Policies are read from the folder, or
+from the API server, and followed: a change is enforced at once, an invalid object is reported and its last good state stays in force.
 
 When the agent ends, however it ends, the pods under policy are cut off until it runs again; `sluice cleanup` sets them free.
 
 Example:
-  sluice agent --manifests /etc/sluice/manifests --pod-cidr 10.244.0.0/16 --node-address 192.0.2.10")]
+  sluice agent --manifests /etc/sluice/manifests --pod-cidr 10.244.0.0/16 --node-address 192.0.2.10
+  sluice agent --kubernetes --node-name worker-1")]
 pub struct AgentArgs {
     /// Folder of Kubernetes manifests (YAML, also in subfolders): Namespaces, Pods, Services, EndpointSlices and policies
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub manifests: Option<PathBuf>,
+    /// Follow the Kubernetes API server: by the pod's service account or, outside a pod, KUBECONFIG or ~/.kube/config
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Kubeconfig to reach the API server with
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
     /// Where the XDP programs, their links and maps are pinned
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
     pub bpffs: PathBuf,
     /// Name of this node in Kubernetes [default: the host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
     /// An address of this node; may be given several times
     #[arg(long = "node-address", value_name = "IP")]

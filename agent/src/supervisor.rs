@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use control::{Control, ControlConfig, ControlHandle, LocalEndpoint};
+use control::{ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig, LocalEndpoint};
 use datapath::graph::GraphConfig;
 use policy::{EndpointKey, PodName, Slot, Snapshot};
 use tokio::signal::unix::{SignalKind, signal};
@@ -111,7 +111,8 @@ async fn lock(run_dir: &Path) -> anyhow::Result<File> {
 #[derive(Debug)]
 struct Supervisor {
     node_name: String,
-    manifests: String,
+    /// Where policies come from, for people.
+    source: String,
     pod_tuning: PodTuning,
     /// `--policy-audit-mode`.
     audit: bool,
@@ -149,8 +150,23 @@ impl Supervisor {
                 .trim()
                 .to_owned(),
         };
+        let kubernetes = match args.kubernetes {
+            true => Some(
+                ApiServer::new(&KubernetesConfig {
+                    kubeconfig: args.kubeconfig.clone(),
+                })
+                .await?,
+            ),
+            false => None,
+        };
+        let folder = args.manifests.as_ref().map(|folder| folder.display().to_string());
+        let server = kubernetes
+            .as_ref()
+            .map(|server| format!("API server {}", server.url()));
+        let source = folder.or(server).unwrap_or_default();
         let control = Control::start(ControlConfig {
-            manifests: Some(args.manifests.clone()),
+            manifests: args.manifests.clone(),
+            kubernetes,
             persist: Some(run_dir.join(SNAPSHOT_NAME)),
             node_name: node_name.clone(),
             node_addresses: args.node_addresses.clone(),
@@ -160,7 +176,7 @@ impl Supervisor {
         .await;
         let mut supervisor = Self {
             node_name,
-            manifests: args.manifests.display().to_string(),
+            source,
             pod_tuning: args.pod_tuning,
             audit: args.policy_audit_mode,
             state,

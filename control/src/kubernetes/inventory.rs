@@ -175,3 +175,6 @@ fn refused(key: &ObjectKey, fault: &Fault) -> ObjectError {
         message: fault.kind.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
