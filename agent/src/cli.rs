@@ -219,6 +219,9 @@ pub struct EndpointAddArgs {
     /// The pod
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: PodName,
+    /// The pod's metadata.uid; the endpoint is then ready only once its Pod object is known
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<String>,
     /// The host's end of the pod's veth
     #[arg(long, value_name = "NAME")]
     pub interface: String,

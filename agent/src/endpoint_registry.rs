@@ -29,6 +29,9 @@ const INTERFACE_NAME_BYTES: usize = 15;
 pub struct EndpointSpec {
     /// The pod.
     pub pod: PodName,
+    /// `metadata.uid` of the pod, where the caller knows it (`K8S_POD_UID` of CNI): then the endpoint is ready only with its object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Name of the host's end of the veth.
     pub interface: String,
     /// The pod's IPv4 address.
@@ -460,6 +463,7 @@ mod tests {
 
     fn spec(pod: &str, interface: &str, ipv4: &str) -> EndpointSpec {
         EndpointSpec {
+            uid: None,
             pod: pod.parse().unwrap(),
             interface: interface.into(),
             ipv4: Some(ipv4.parse().unwrap()),

@@ -332,6 +332,7 @@ impl Supervisor {
         self.control.endpoint_add(LocalEndpoint {
             key: endpoint.key,
             pod: spec.pod.clone(),
+            uid: spec.uid.clone(),
             addresses: spec.addresses().collect(),
             audit: endpoint.audit.audits(self.audit),
         });

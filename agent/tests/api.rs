@@ -78,6 +78,7 @@ fn agent() -> Agent {
 
 fn spec() -> EndpointSpec {
     EndpointSpec {
+        uid: None,
         pod: "db/a".parse().unwrap(),
         interface: "veth-a".into(),
         ipv4: Some("10.0.0.1".parse().unwrap()),

@@ -149,6 +149,10 @@ pub struct NamedPort {
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
+    /// `metadata.uid`; empty where an object without one was read.
+    pub uid: String,
+    /// Of a mirror pod: the uid that the kubelet knows the static pod by (annotation `kubernetes.io/config.hash`).
+    pub mirrored: Option<String>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `spec.serviceAccountName`.

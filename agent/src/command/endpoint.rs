@@ -13,6 +13,7 @@ pub(super) async fn run(run_dir: &Path, command: EndpointCommand) -> anyhow::Res
     let (request, output) = match command {
         EndpointCommand::Add(args) => {
             let spec = EndpointSpec {
+                uid: args.uid,
                 pod: args.pod,
                 interface: args.interface,
                 ipv4: args.ipv4,

@@ -2,7 +2,7 @@
 
 use datapath::counters::Stage;
 use datapath::graph::GraphConfig;
-use policy::{Direction, DropReason};
+use policy::{Direction, DropReason, Identity};
 use tokio::task::block_in_place;
 
 use super::Supervisor;
@@ -28,6 +28,9 @@ impl Supervisor {
         let waits_for = match (attached, policy) {
             (None, _) => Some("its interface"),
             (_, None) => Some("its policy"),
+            (_, Some(policy)) if endpoint.spec.uid.is_some() && policy.identity == Identity::INIT => {
+                Some("its Pod object")
+            }
             (Some(_), Some(_)) if worker.counters.revision.get() < snapshot.revision.0 => Some("the worker"),
             (Some(_), Some(_)) => None,
         };
