@@ -63,7 +63,9 @@ const POD_INTERFACE: &str = "eth0";
 pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_unset| "info".into()),
+            // The client of the API server reports each failed try; status and our own lines say it once.
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_unset| "info,kube_client=off".into()),
         )
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
