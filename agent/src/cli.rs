@@ -118,6 +118,9 @@ pub struct AgentArgs {
     /// Where the XDP programs, their links and maps are pinned
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
     pub bpffs: PathBuf,
+    /// The node's /proc/sys/net, writable; in a container a mount of the host's
+    #[arg(long, value_name = "DIR", default_value = crate::node::PROC_SYS_NET)]
+    pub proc_sys_net: PathBuf,
     /// Name of this node in Kubernetes [default: the host name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,

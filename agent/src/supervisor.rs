@@ -132,7 +132,7 @@ struct Supervisor {
 impl Supervisor {
     async fn start(run_dir: &Path, args: &AgentArgs, state: AgentState) -> anyhow::Result<Self> {
         let registry = EndpointRegistry::open(&run_dir.join(endpoint_registry::FILE_NAME), ENDPOINTS)?;
-        let mut reconciler = Reconciler::new()?;
+        let mut reconciler = Reconciler::new()?.with_proc_sys_net(args.proc_sys_net.clone());
         let devices = Devices::new()?;
         // The pairs without any route yet: pods' routes come when their interfaces are closed.
         reconciler
