@@ -1,5 +1,6 @@
 //! The command line of `sluice`.
 
+mod cni;
 mod policy;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use datapath::interface::MacAddr;
 use ipnet::IpNet;
 
+pub use self::cni::CniArgs;
 pub use self::policy::{
     CheckArgs, ClusterArgs, DecideArgs, ExplainArgs, ManifestArgs, MatrixArgs, MatrixOutput, PolicyCommand,
     PortProtocol, ProtocolError, TestArgs, parse_protocol,
@@ -99,7 +101,7 @@ When the agent ends, however it ends, the pods under policy are cut off until it
 
 Example:
   sluice agent --manifests /etc/sluice/manifests --pod-cidr 10.244.0.0/16 --node-address 192.0.2.10
-  sluice agent --kubernetes --node-name worker-1")]
+  sluice agent --kubernetes --node-name worker-1 --cni-conf-dir /etc/cni/net.d --cni-bin-dir /opt/cni/bin")]
 pub struct AgentArgs {
     /// Folder of Kubernetes manifests (YAML, also in subfolders): Namespaces, Pods, Services, EndpointSlices and policies
     #[arg(
@@ -149,6 +151,9 @@ pub struct AgentArgs {
     /// Forward what policy denies and report it with verdict AUDIT; `sluice endpoint config` decides for single pods
     #[arg(long)]
     pub policy_audit_mode: bool,
+    /// CNI.
+    #[command(flatten)]
+    pub cni: CniArgs,
 }
 
 /// `sluice status`
@@ -295,11 +300,20 @@ pub struct CaptureArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Removes XDP programs, guards, interfaces, rules, routes and the run directory. Pods keep their connectivity, without any policy.
-Refused while an agent is running.")]
+Refused while an agent is running.
+
+With --cni-conf-dir and --cni-bin-dir the CNI configuration and plugin that the agent installed are removed, too. Where the runtime
+deletes pods by the configuration they were added with (CRI-O), leave the plugin there until those pods are gone.")]
 pub struct CleanupArgs {
     /// Where the agent pinned its programs
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
     pub bpffs: PathBuf,
+    /// The runtime's folder of CNI configurations, to remove 00-sluice.conflist from
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The runtime's folder of CNI plugins, to remove sluice-cni from
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use datapath::interface::MacAddr;
 use policy::{EndpointKey, PodName, Slot, SlotGeneration};
 use serde::{Deserialize, Serialize};
+pub use sluice_cni::wire::Attachment;
 
 /// Name of the file in the run directory.
 pub const FILE_NAME: &str = "endpoints.json";
@@ -46,6 +47,9 @@ pub struct EndpointSpec {
     /// A file of the pod's network namespace, for tuning its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
+    /// Which attachment of a container to a network this is, where a CNI plugin made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
 }
 
 impl EndpointSpec {
@@ -470,6 +474,7 @@ mod tests {
             ipv6: None,
             mac: "02:00:00:00:00:05".parse().unwrap(),
             netns: None,
+            attachment: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! endpoint whose policy is not published yet drops everything. The agent leaves pins and node state behind when it ends, so that pods
 //! stay cut off and not open; `sluice cleanup` removes them.
 
+mod cni;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,11 +24,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
+use self::cni::Runtime;
 use crate::api::status::EndpointStatus;
 use crate::api::{AgentState, ApiError, Command, ErrorCode, Server};
 use crate::cli::{AgentArgs, PodTuning};
 use crate::dataplane::{Dataplane, DataplaneConfig};
-use crate::endpoint_registry::{self, AuditMode, Endpoint, EndpointRegistry, EndpointSpec, RegistryError};
+use crate::endpoint_registry::{
+    self, Attachment, AuditMode, Endpoint, EndpointRegistry, EndpointSpec, RegistryError,
+};
 use crate::metrics::MetricsServer;
 use crate::node::{
     Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, tuning,
@@ -77,7 +81,7 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
     let server = Server::bind(run_dir)?;
     let metrics = MetricsServer::bind(args.metrics_address).await?;
     let worker = supervisor.dataplane.worker().clone();
-    let tasks = [
+    let mut tasks = vec![
         tokio::spawn({
             let state = state.clone();
             async move { server.serve(state).await }
@@ -85,6 +89,7 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
         tokio::spawn(metrics.serve(state.clone())),
         tokio::spawn(pump::run(state.clone(), worker)),
     ];
+    tasks.extend(supervisor.runtime.install(run_dir, &args.cni)?);
     tracing::info!(run_dir = %run_dir.display(), "sluice is running");
     let outcome = supervisor.serve(commands).await;
     for task in tasks {
@@ -127,6 +132,7 @@ struct Supervisor {
     warnings: BTreeMap<Slot, Vec<String>>,
     node_warnings: Vec<String>,
     repairs: u64,
+    runtime: Runtime,
 }
 
 impl Supervisor {
@@ -190,6 +196,7 @@ impl Supervisor {
             warnings: BTreeMap::new(),
             node_warnings: Vec::new(),
             repairs: 0,
+            runtime: Runtime::new(&args.cni),
         };
         supervisor.attach_pairs().await?;
         supervisor.adopt().await;
@@ -235,6 +242,7 @@ impl Supervisor {
     async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) -> anyhow::Result<()> {
         let mut snapshots = self.control.snapshots();
         let mut monitor = NodeMonitor::new()?;
+        // The first tick is now.
         let mut ticks = tokio::time::interval(RECONCILE);
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -250,7 +258,10 @@ impl Supervisor {
                     Some(NodeEvent::Touched | NodeEvent::Overrun) => self.reconcile().await,
                     None => bail!("the kernel's notifications ended"),
                 },
-                _ = ticks.tick() => self.reconcile().await,
+                _ = ticks.tick() => {
+                    self.reconcile().await;
+                    self.adopt_cached().await;
+                }
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
             }
@@ -281,8 +292,8 @@ impl Supervisor {
             Command::ConfigureEndpoint(pod, audit, answer) => {
                 answer.send(self.configure(&pod, audit)).ok();
             }
-            Command::DeleteEndpoint(pod, answer) => {
-                answer.send(self.delete(&pod).await).ok();
+            Command::DeleteEndpoint(pod, attachment, answer) => {
+                answer.send(self.delete(&pod, attachment.as_ref()).await).ok();
             }
             Command::ExplainPolicy(question, answer) => {
                 answer
@@ -342,13 +353,19 @@ impl Supervisor {
         self.publish(snapshot);
     }
 
-    async fn delete(&mut self, pod: &PodName) -> Result<EndpointStatus, ApiError> {
+    /// `attachment`: only if the endpoint is this one's.
+    async fn delete(
+        &mut self,
+        pod: &PodName,
+        attachment: Option<&Attachment>,
+    ) -> Result<EndpointStatus, ApiError> {
+        let not_found = |what: &str| ApiError::new(ErrorCode::NotFound, &format!("pod: {pod} {what}"));
         let Some(endpoint) = self.registry.get(pod).cloned() else {
-            return Err(ApiError::new(
-                ErrorCode::NotFound,
-                &format!("pod: {pod} is no endpoint"),
-            ));
+            return Err(not_found("is no endpoint"));
         };
+        if attachment.is_some() && attachment != endpoint.spec.attachment.as_ref() {
+            return Err(not_found("is the endpoint of another attachment"));
+        }
         let last = self.endpoint_status(&endpoint);
         self.detach(&endpoint).await;
         Ok(last)

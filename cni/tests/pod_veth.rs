@@ -5,6 +5,7 @@
 
 mod fixture;
 
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -231,4 +232,77 @@ fn a_result_that_tells_another_mac_is_refused() {
         );
         assert!(agent.requests().is_empty());
     });
+}
+
+/// Where Debian and Kubernetes have the plugins that are the base of most networks.
+const PLUGIN_DIRS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+#[test]
+fn pods_of_the_reference_plugins_are_added() {
+    for (kind, options) in [
+        ("ptp", r#""ipMasq": false"#),
+        (
+            "bridge",
+            r#""bridge": "cni0", "isGateway": true, "hairpinMode": true"#,
+        ),
+    ] {
+        let Some(dir) = PLUGIN_DIRS
+            .iter()
+            .find(|dir| Path::new(dir).join(kind).exists() && Path::new(dir).join("host-local").exists())
+        else {
+            eprintln!("{kind} is not installed: not tried");
+            continue;
+        };
+        on_a_node(move |pod| {
+            let leases = tempfile::tempdir().unwrap();
+            let netns = pod.netns();
+            let network = format!(
+                r#"{{"cniVersion": "1.0.0", "name": "net", "type": "{kind}", {options}, "ipam": {{
+                    "type": "host-local", "dataDir": "{}",
+                    "ranges": [[{{"subnet": "10.244.7.0/24"}}], [{{"subnet": "fd00:7::/64"}}]]}}}}"#,
+                leases.path().display()
+            );
+            let before = Command::new(Path::new(dir).join(kind))
+                .env("CNI_COMMAND", "ADD")
+                .env("CNI_CONTAINERID", "c1")
+                .env("CNI_NETNS", &netns)
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_PATH", dir)
+                .stdin(input(&network))
+                .output()
+                .unwrap();
+            assert!(before.status.success(), "{before:?}");
+            let previous: Value = serde_json::from_slice(&before.stdout).unwrap();
+            let agent = FakeAgent::start(AgentState {
+                lists_until_ready: Some(1),
+                ..AgentState::default()
+            });
+            let mut config = config(&agent.socket());
+            config["prevResult"] = previous.clone();
+            let answer = plugin("ADD", netns.to_str().unwrap(), &config.to_string());
+            assert_eq!((answer.status, &answer.output), (0, &previous));
+            let state = agent.state.lock().unwrap();
+            let spec = &state.requests[0]["arguments"];
+            let named: Vec<_> = previous["interfaces"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|interface| interface["name"] == spec["interface"])
+                .collect();
+            assert_eq!(named.len(), 1, "{spec} of {previous}");
+            assert!(named[0]["name"].as_str().unwrap().starts_with("veth"));
+            assert_eq!(
+                (&spec["ipv4"], &spec["ipv6"]),
+                (&"10.244.7.2".into(), &"fd00:7::2".into())
+            );
+        });
+    }
+}
+
+/// `text` as standard input.
+fn input(text: &str) -> Stdio {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    file.into()
 }

@@ -20,10 +20,14 @@ pub(super) async fn run(run_dir: &Path, command: EndpointCommand) -> anyhow::Res
                 ipv6: args.ipv6,
                 mac: args.mac,
                 netns: args.netns,
+                attachment: None,
             };
             (Request::EndpointAdd(spec), Output::Text)
         }
-        EndpointCommand::Delete { pod } => (Request::EndpointDelete { pod }, Output::Text),
+        EndpointCommand::Delete { pod } => {
+            let attachment = None;
+            (Request::EndpointDelete { pod, attachment }, Output::Text)
+        }
         EndpointCommand::Config { pod, audit } => (Request::EndpointConfig { pod, audit }, Output::Text),
         EndpointCommand::List { output } => (Request::EndpointList, output),
     };
