@@ -66,7 +66,11 @@ impl InterfaceError {
     #[must_use]
     pub fn is_gone(&self) -> bool {
         match self {
-            Self::Namespace { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            // Without the folder it is not the namespace that is missing, but a mount.
+            Self::Namespace { netns, source } => {
+                source.kind() == io::ErrorKind::NotFound
+                    && (netns.starts_with("/proc") || netns.parent().is_some_and(Path::exists))
+            }
             Self::Missing { source, .. } => {
                 source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
             }
@@ -89,6 +93,8 @@ pub fn locate(
     name: &str,
     told: &ContainerInterface,
 ) -> Result<EndpointSpec, InterfaceError> {
+    let netns = settled(netns);
+    let netns = netns.as_path();
     let in_namespace = |source| InterfaceError::Namespace {
         netns: netns.to_owned(),
         source,
@@ -134,6 +140,16 @@ pub fn locate(
     })
 }
 
+/// Runtimes write `/var/run`, which is `/run` on the node (FHS 3.0); an agent in a container has only the latter.
+fn settled(netns: &Path) -> PathBuf {
+    let run = netns
+        .strip_prefix("/var/run")
+        .map(|path| Path::new("/run").join(path));
+    run.ok()
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| netns.to_owned())
+}
+
 /// Indices are unique only within a namespace: the other end must refer back, to this very namespace.
 fn is_pair(outer: &Link, inner: &Link, nsid: Option<i32>) -> bool {
     outer.kind == VETH
@@ -154,6 +170,17 @@ mod tests {
             peer_nsid,
             ..Link::default()
         }
+    }
+
+    #[test]
+    fn a_namespace_without_its_folder_is_not_gone() {
+        let error = |netns: &str| InterfaceError::Namespace {
+            netns: netns.into(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        assert!(error("/proc/4000000/ns/net").is_gone());
+        assert!(error("/proc/self/none").is_gone() && error("/none").is_gone());
+        assert!(!error("/nonexistent/netns/a").is_gone());
     }
 
     #[test]

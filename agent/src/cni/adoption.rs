@@ -227,6 +227,11 @@ mod tests {
                 "config: plugin `calico` is not supported",
             ),
             (no_namespace.to_string(), "`eth0` in /proc/self/status: "),
+            // A folder that is not mounted: the pod may well be there.
+            (
+                file("/nonexistent/netns", "ptp").to_string(),
+                "network namespace /nonexistent/netns: ",
+            ),
         ] {
             let problems = problems(&contents);
             assert_eq!(problems.len(), 1, "{contents}");
@@ -240,7 +245,9 @@ mod tests {
         loopback["ifName"] = "lo".into();
         let mut container = file("/n", "ptp");
         container["cniArgs"] = Value::Null;
-        for contents in [loopback, container, file("/nonexistent/netns", "ptp")] {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("cni-1");
+        for contents in [loopback, container, file(&gone.display().to_string(), "ptp")] {
             assert_eq!(problems(&contents.to_string()), Vec::<String>::new());
         }
         let missing = scan(Path::new("/nonexistent/results"), "eth0", |_| false);

@@ -69,7 +69,8 @@ impl Supervisor {
         let Some((dir, until)) = &self.runtime.cache else {
             return;
         };
-        if Instant::now() > *until {
+        // What could not be taken is tried again.
+        if Instant::now() > *until && self.runtime.adoption_problems.is_empty() {
             return;
         }
         let cached = block_in_place(|| {
