@@ -10,15 +10,16 @@ export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 IMAGE=sluice:dev
 OUT=target/image
 # What `agent/src/node/tuning.rs` runs.
-TOOLS=(ethtool tc nsenter sh mount)
+TOOLS=(ethtool tc nsenter unshare sh mount)
 
 usage() {
   cat <<'USAGE'
-Usage: scripts/image.sh [--tag NAME:TAG] [--binary FILE]
+Usage: scripts/image.sh [--tag NAME:TAG] [--binary FILE] [--plugin FILE]
 
 Builds the image (default sluice:dev) and writes it as target/image/image.tar, a docker archive.
   --tag      name and tag
   --binary   a built sluice [default: build a release]
+  --plugin   a built sluice-cni, linked statically [default: build a release]
 USAGE
 }
 
@@ -26,10 +27,12 @@ say() { printf 'image: %s\n' "$*"; }
 die() { printf 'image: error: %s\n' "$*" >&2; exit 1; }
 
 BINARY=
+PLUGIN=
 while (($#)); do
   case $1 in
     --tag) IMAGE=${2:?--tag needs a name}; shift 2 ;;
     --binary) BINARY=${2:?--binary needs a file}; shift 2 ;;
+    --plugin) PLUGIN=${2:?--plugin needs a file}; shift 2 ;;
     -h | --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
   esac
@@ -39,6 +42,12 @@ command -v buildah >/dev/null || die "buildah is not installed (Debian: apt-get 
 if [[ -z $BINARY ]]; then
   cargo build --release --locked -p sluice
   BINARY=${CARGO_TARGET_DIR:-target}/release/sluice
+fi
+
+if [[ -z $PLUGIN ]]; then
+  # It runs on the node, whatever libraries are there.
+  RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p sluice-cni --target "$(rustc -vV | sed -n 's/^host: //p')"
+  PLUGIN=${CARGO_TARGET_DIR:-target}/$(rustc -vV | sed -n 's/^host: //p')/release/sluice-cni
 fi
 
 rm -rf "$OUT/rootfs"
@@ -54,6 +63,7 @@ install_program() {
 }
 
 install_program "$BINARY" sluice
+install -m 0755 "$PLUGIN" "$OUT/rootfs/usr/bin/sluice-cni"
 for tool in "${TOOLS[@]}"; do
   path=$(command -v "$tool") || die "$tool is not installed"
   install_program "$(readlink -f "$path")" "$tool"

@@ -1,7 +1,10 @@
 //! What the watches have reported of the cluster, and what of it is to be applied to the index.
 //!
-//! Invariants: an object that is refused keeps its last good state; one that a watch loses is deleted only if no other watch has
-//! reported it since; what a new list does not hold any more is deleted when the list is complete, not before.
+//! Watches run independently, so what two of them say of one object comes in any order: a pod that is scheduled to this node leaves the
+//! watch of the others and enters that of its own, and may be reported by the former after the latter. Of two watches that have an
+//! object the first in the list is believed, and what the other says is kept until the first has lost it.
+//!
+//! Invariants: an object that is refused keeps its last good state; one is deleted when no watch has it any more; what a new list does not hold any more is deleted when the list is complete, not before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -32,8 +35,10 @@ struct Watched {
 pub(super) struct Inventory {
     cluster: String,
     watches: Vec<Watched>,
-    /// The watch that reported an object last.
+    /// The watch that is believed of an object.
     holder: HashMap<ObjectKey, WatchId>,
+    /// What a watch says of an object that another one is believed of.
+    shadowed: HashMap<ObjectKey, (WatchId, Value)>,
     errors: BTreeMap<ObjectKey, Vec<ObjectError>>,
 }
 
@@ -48,6 +53,7 @@ impl Inventory {
             cluster,
             watches: names.into_iter().map(watched).collect(),
             holder: HashMap::new(),
+            shadowed: HashMap::new(),
             errors: BTreeMap::new(),
         }
     }
@@ -118,7 +124,19 @@ impl Inventory {
     }
 
     fn apply(&mut self, id: WatchId, value: &Value, changes: &mut Changes) -> Option<ObjectKey> {
-        match object::decode(value, &self.cluster) {
+        let decoded = object::decode(value, &self.cluster);
+        let key = match &decoded {
+            Decoded::Object(object) => Some(&object.key),
+            Decoded::Ignored => None,
+            Decoded::Invalid { key, .. } => key.as_ref(),
+        };
+        if let Some(key) = key
+            && self.holder.get(key).is_some_and(|holder| holder.0 < id.0)
+        {
+            self.shadowed.insert(key.clone(), (id, value.clone()));
+            return Some(key.clone());
+        }
+        match decoded {
             Decoded::Object(object) => {
                 let key = object.key.clone();
                 self.errors.remove(&key);
@@ -138,6 +156,13 @@ impl Inventory {
     }
 
     fn delete(&mut self, id: WatchId, key: &ObjectKey, changes: &mut Changes) {
+        if self
+            .shadowed
+            .get(key)
+            .is_some_and(|(shadowed, _)| *shadowed == id)
+        {
+            self.shadowed.remove(key);
+        }
         if self.holder.get(key) != Some(&id) {
             return;
         }
@@ -145,12 +170,17 @@ impl Inventory {
         self.errors.remove(key);
         changes.applied.retain(|object| object.key != *key);
         changes.deleted.push(key.clone());
+        if let Some((other, value)) = self.shadowed.remove(key) {
+            self.apply(other, &value, changes);
+        }
     }
 
     fn keep_only(&mut self, id: WatchId, listed: &BTreeSet<ObjectKey>, changes: &mut Changes) {
-        let own = self.holder.iter().filter(|(_, holder)| **holder == id);
-        let gone: Vec<ObjectKey> = own
+        let held = self.holder.iter().filter(|(_, holder)| **holder == id);
+        let shadowed = self.shadowed.iter().filter(|(_, (holder, _))| *holder == id);
+        let gone: Vec<ObjectKey> = held
             .map(|(key, _)| key)
+            .chain(shadowed.map(|(key, _)| key))
             .filter(|key| !listed.contains(key))
             .cloned()
             .collect();

@@ -119,6 +119,34 @@ fn a_pod_that_moves_from_one_watch_to_another_stays_whichever_comes_first() {
 }
 
 #[test]
+fn what_the_other_watch_says_late_of_a_pod_of_this_node_changes_nothing() {
+    let mut inventory = inventory();
+    changed(&mut inventory, vec![(OWN_PODS, Observed::Applied(pod("a")))]);
+    // How it was before it was scheduled here, and that it left.
+    let late = vec![
+        (OTHER_PODS, Observed::Applied(pod("a"))),
+        (OTHER_PODS, Observed::Deleted(key(Kind::Pod, "a"))),
+    ];
+    assert_eq!(changed(&mut inventory, late), (names(&[]), names(&[])));
+}
+
+#[test]
+fn a_successor_on_another_node_is_known_once_the_pod_of_this_node_is_gone() {
+    let mut inventory = inventory();
+    changed(&mut inventory, vec![(OWN_PODS, Observed::Applied(pod("a")))]);
+    let successor = vec![(OTHER_PODS, Observed::Applied(pod("a")))];
+    assert_eq!(changed(&mut inventory, successor).0, names(&[]));
+    let gone = vec![(OWN_PODS, Observed::Deleted(key(Kind::Pod, "a")))];
+    assert_eq!(
+        changed(&mut inventory, gone),
+        (names(&["a"]), names(&["a"])),
+        "deleted, then applied"
+    );
+    let gone = vec![(OTHER_PODS, Observed::Deleted(key(Kind::Pod, "a")))];
+    assert_eq!(changed(&mut inventory, gone).1, names(&["a"]));
+}
+
+#[test]
 fn a_refused_object_keeps_its_last_good_state_until_it_is_gone() {
     let mut inventory = inventory();
     let good = vec![(POLICIES, Observed::Applied(policy("p", "egress")))];
