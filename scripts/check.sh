@@ -19,7 +19,7 @@ Runs all checks, or those named:
   clippy       cargo clippy, warnings are errors
   rustdoc      cargo doc, broken links are errors
   shellcheck   every shell script
-  directions   agent -> control -> policy <- l7 <- datapath <- agent, and no other way
+  directions   agent -> control -> policy <- l7 <- datapath <- agent -> cni, and no other way
   citations    every path, name and test in the documents exists, and every clause of docs/conformance.md has a test
   places       no path of somebody's machine; unsafe only where it is allowed
   object       the committed eBPF object is what its source builds; only where its toolchain is installed
@@ -79,7 +79,7 @@ check_directions() {
   local edge allowed=(
     'sluice-l7 -> sluice-policy' 'sluice-control -> sluice-policy'
     'sluice-datapath -> sluice-policy' 'sluice-datapath -> sluice-l7' 'sluice-datapath -> xdp-redirect'
-    'sluice -> sluice-control' 'sluice -> sluice-datapath' 'sluice -> sluice-policy'
+    'sluice -> sluice-cni' 'sluice -> sluice-control' 'sluice -> sluice-datapath' 'sluice -> sluice-policy'
     'sluice-bench -> sluice-control' 'sluice-bench -> sluice-datapath' 'sluice-bench -> sluice-l7' 'sluice-bench -> sluice-policy'
     'sluice-e2e -> sluice-policy'
   )
@@ -95,6 +95,7 @@ check_directions() {
      "sluice-l7": ["tokio", "kube", "k8s-openapi", "aya", "xsk-rs", "libc"],
      "sluice-datapath": ["tokio", "kube", "k8s-openapi"],
      "sluice-control": ["aya", "xsk-rs", "smoltcp"],
+     "sluice-cni": ["tokio", "kube", "k8s-openapi", "aya", "xsk-rs", "libc"],
      "sluice": ["aya", "xsk-rs"]} as $never
     | .packages[] | .name as $from | .dependencies[] | select(.kind != "dev")
     | select(.name as $to | $never[$from] // [] | index($to)) | "\($from) -> \(.name)"')
@@ -120,13 +121,13 @@ name_exists() {
   local path=$1 parts=() scope=() files=() i owner last
   IFS=: read -r -a parts <<<"${path//::/:}"
   case ${parts[0]} in
-    policy | l7 | datapath | control | agent) mapfile -t scope < <(tree "${parts[0]}" | grep '\.rs$') ;;
+    policy | l7 | datapath | control | cni | agent) mapfile -t scope < <(tree "${parts[0]}" | grep '\.rs$') ;;
     *) mapfile -t scope < <(tree | grep '\.rs$') ;;
   esac
   last=${parts[-1]}
   for ((i = 0; i < ${#parts[@]} - 1; i++)); do
     owner=${parts[i]}
-    if ((i == 0)) && [[ $owner =~ ^(policy|l7|datapath|control|agent|xdp_redirect)$ ]]; then continue; fi
+    if ((i == 0)) && [[ $owner =~ ^(policy|l7|datapath|control|cni|agent|xdp_redirect)$ ]]; then continue; fi
     if [[ $owner == [a-z]* ]]; then
       defined module "$owner" "${scope[@]}" || return 1
     else
@@ -203,7 +204,7 @@ check_places() {
       finding "$file:$line: unsafe outside datapath/src/xsk and xdp-redirect/ebpf"
     done < <(grep -nE '^[^/"]*(\bunsafe +(\{|fn|impl|extern|trait)|#\[unsafe)' "$file")
   done < <(tree | grep '\.rs$')
-  for file in policy l7 control agent xdp-redirect; do
+  for file in policy l7 control cni agent xdp-redirect; do
     grep -q '^#!\[forbid(unsafe_code)\]$' "$file/src/lib.rs" || finding "$file/src/lib.rs: does not forbid unsafe code"
   done
   grep -q '^#!\[deny(unsafe_code)\]$' datapath/src/lib.rs || finding "datapath/src/lib.rs: does not deny unsafe code"

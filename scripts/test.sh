@@ -8,7 +8,7 @@ cd "$ROOT"
 export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 
 # Test programs that need root: everything else runs anywhere. Those of sluice-e2e need the release binary, too.
-KERNEL_TESTS=(loader node_state pod_tuning)
+KERNEL_TESTS=(loader node_state pod_tuning pod_veth adoption)
 
 # Seconds that each fuzz target gets.
 FUZZ_SECONDS=20
@@ -99,7 +99,7 @@ run_tests() {
   mapfile -t flags < <(selected "${KERNEL_TESTS[@]}")
   step kernel cargo_test "${flags[@]}"
   if [[ -z ${SLUICE_BIN-} ]]; then
-    step release cargo build --locked --release -p sluice
+    step release cargo build --locked --release -p sluice -p sluice-cni
   fi
   for name in $(test_programs sluice-e2e); do
     step "e2e-$name" cargo_test --test "$name"

@@ -1,5 +1,6 @@
 //! The command line of `sluice`.
 
+mod cni;
 mod policy;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use datapath::interface::MacAddr;
 use ipnet::IpNet;
 
+pub use self::cni::CniArgs;
 pub use self::policy::{
     CheckArgs, ClusterArgs, DecideArgs, ExplainArgs, ManifestArgs, MatrixArgs, MatrixOutput, PolicyCommand,
     PortProtocol, ProtocolError, TestArgs, parse_protocol,
@@ -92,22 +94,37 @@ pub enum PodTuning {
 /// `sluice agent`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The agent runs in the foreground and logs to standard error (RUST_LOG=debug for more). Policies are read from the folder and
-followed: a changed file is enforced at once, an invalid one is reported and its last good state stays in force.
+The agent runs in the foreground and logs to standard error (RUST_LOG=debug for more). Policies are read from the folder, or
+from the API server, and followed: a change is enforced at once, an invalid object is reported and its last good state stays in force.
 
 When the agent ends, however it ends, the pods under policy are cut off until it runs again; `sluice cleanup` sets them free.
 
 Example:
-  sluice agent --manifests /etc/sluice/manifests --pod-cidr 10.244.0.0/16 --node-address 192.0.2.10")]
+  sluice agent --manifests /etc/sluice/manifests --pod-cidr 10.244.0.0/16 --node-address 192.0.2.10
+  sluice agent --kubernetes --node-name worker-1 --cni-conf-dir /etc/cni/net.d --cni-bin-dir /opt/cni/bin")]
 pub struct AgentArgs {
     /// Folder of Kubernetes manifests (YAML, also in subfolders): Namespaces, Pods, Services, EndpointSlices and policies
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    pub manifests: Option<PathBuf>,
+    /// Follow the Kubernetes API server: by the pod's service account or, outside a pod, KUBECONFIG or ~/.kube/config
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Kubeconfig to reach the API server with
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
     /// Where the XDP programs, their links and maps are pinned
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
     pub bpffs: PathBuf,
+    /// The node's /proc/sys/net, writable; in a container a mount of the host's
+    #[arg(long, value_name = "DIR", default_value = crate::node::PROC_SYS_NET)]
+    pub proc_sys_net: PathBuf,
     /// Name of this node in Kubernetes [default: the host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
     /// An address of this node; may be given several times
     #[arg(long = "node-address", value_name = "IP")]
@@ -134,6 +151,9 @@ pub struct AgentArgs {
     /// Forward what policy denies and report it with verdict AUDIT; `sluice endpoint config` decides for single pods
     #[arg(long)]
     pub policy_audit_mode: bool,
+    /// CNI.
+    #[command(flatten)]
+    pub cni: CniArgs,
 }
 
 /// `sluice status`
@@ -207,6 +227,9 @@ pub struct EndpointAddArgs {
     /// The pod
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: PodName,
+    /// The pod's metadata.uid; the endpoint is then ready only once its Pod object is known
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<String>,
     /// The host's end of the pod's veth
     #[arg(long, value_name = "NAME")]
     pub interface: String,
@@ -277,11 +300,20 @@ pub struct CaptureArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Removes XDP programs, guards, interfaces, rules, routes and the run directory. Pods keep their connectivity, without any policy.
-Refused while an agent is running.")]
+Refused while an agent is running.
+
+With --cni-conf-dir and --cni-bin-dir the CNI configuration and plugin that the agent installed are removed, too. Where the runtime
+deletes pods by the configuration they were added with (CRI-O), leave the plugin there until those pods are gone.")]
 pub struct CleanupArgs {
     /// Where the agent pinned its programs
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/sluice")]
     pub bpffs: PathBuf,
+    /// The runtime's folder of CNI configurations, to remove 00-sluice.conflist from
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The runtime's folder of CNI plugins, to remove sluice-cni from
+    #[arg(long, value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

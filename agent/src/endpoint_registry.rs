@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use datapath::interface::MacAddr;
 use policy::{EndpointKey, PodName, Slot, SlotGeneration};
 use serde::{Deserialize, Serialize};
+pub use sluice_cni::wire::Attachment;
 
 /// Name of the file in the run directory.
 pub const FILE_NAME: &str = "endpoints.json";
@@ -29,6 +30,9 @@ const INTERFACE_NAME_BYTES: usize = 15;
 pub struct EndpointSpec {
     /// The pod.
     pub pod: PodName,
+    /// `metadata.uid` of the pod, where the caller knows it (`K8S_POD_UID` of CNI): then the endpoint is ready only with its object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Name of the host's end of the veth.
     pub interface: String,
     /// The pod's IPv4 address.
@@ -43,6 +47,9 @@ pub struct EndpointSpec {
     /// A file of the pod's network namespace, for tuning its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
+    /// Which attachment of a container to a network this is, where a CNI plugin made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
 }
 
 impl EndpointSpec {
@@ -460,12 +467,14 @@ mod tests {
 
     fn spec(pod: &str, interface: &str, ipv4: &str) -> EndpointSpec {
         EndpointSpec {
+            uid: None,
             pod: pod.parse().unwrap(),
             interface: interface.into(),
             ipv4: Some(ipv4.parse().unwrap()),
             ipv6: None,
             mac: "02:00:00:00:00:05".parse().unwrap(),
             netns: None,
+            attachment: None,
         }
     }
 

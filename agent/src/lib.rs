@@ -7,6 +7,7 @@
 pub mod api;
 pub mod capture;
 pub mod cli;
+pub mod cni;
 pub mod command;
 pub mod dataplane;
 pub mod endpoint_registry;

@@ -4,6 +4,7 @@
 //! endpoint whose policy is not published yet drops everything. The agent leaves pins and node state behind when it ends, so that pods
 //! stay cut off and not open; `sluice cleanup` removes them.
 
+mod cni;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,18 +17,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use control::{Control, ControlConfig, ControlHandle, LocalEndpoint};
+use control::{ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig, LocalEndpoint};
 use datapath::graph::GraphConfig;
 use policy::{EndpointKey, PodName, Slot, Snapshot};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
+use self::cni::Runtime;
 use crate::api::status::EndpointStatus;
 use crate::api::{AgentState, ApiError, Command, ErrorCode, Server};
 use crate::cli::{AgentArgs, PodTuning};
 use crate::dataplane::{Dataplane, DataplaneConfig};
-use crate::endpoint_registry::{self, AuditMode, Endpoint, EndpointRegistry, EndpointSpec, RegistryError};
+use crate::endpoint_registry::{
+    self, Attachment, AuditMode, Endpoint, EndpointRegistry, EndpointSpec, RegistryError,
+};
 use crate::metrics::MetricsServer;
 use crate::node::{
     Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, tuning,
@@ -63,7 +67,9 @@ const POD_INTERFACE: &str = "eth0";
 pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_unset| "info".into()),
+            // The client of the API server reports each failed try; status and our own lines say it once.
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_unset| "info,kube_client=off".into()),
         )
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
@@ -75,7 +81,7 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
     let server = Server::bind(run_dir)?;
     let metrics = MetricsServer::bind(args.metrics_address).await?;
     let worker = supervisor.dataplane.worker().clone();
-    let tasks = [
+    let mut tasks = vec![
         tokio::spawn({
             let state = state.clone();
             async move { server.serve(state).await }
@@ -83,6 +89,7 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
         tokio::spawn(metrics.serve(state.clone())),
         tokio::spawn(pump::run(state.clone(), worker)),
     ];
+    tasks.extend(supervisor.runtime.install(run_dir, &args.cni)?);
     tracing::info!(run_dir = %run_dir.display(), "sluice is running");
     let outcome = supervisor.serve(commands).await;
     for task in tasks {
@@ -111,7 +118,8 @@ async fn lock(run_dir: &Path) -> anyhow::Result<File> {
 #[derive(Debug)]
 struct Supervisor {
     node_name: String,
-    manifests: String,
+    /// Where policies come from, for people.
+    source: String,
     pod_tuning: PodTuning,
     /// `--policy-audit-mode`.
     audit: bool,
@@ -124,12 +132,13 @@ struct Supervisor {
     warnings: BTreeMap<Slot, Vec<String>>,
     node_warnings: Vec<String>,
     repairs: u64,
+    runtime: Runtime,
 }
 
 impl Supervisor {
     async fn start(run_dir: &Path, args: &AgentArgs, state: AgentState) -> anyhow::Result<Self> {
         let registry = EndpointRegistry::open(&run_dir.join(endpoint_registry::FILE_NAME), ENDPOINTS)?;
-        let mut reconciler = Reconciler::new()?;
+        let mut reconciler = Reconciler::new()?.with_proc_sys_net(args.proc_sys_net.clone());
         let devices = Devices::new()?;
         // The pairs without any route yet: pods' routes come when their interfaces are closed.
         reconciler
@@ -149,8 +158,23 @@ impl Supervisor {
                 .trim()
                 .to_owned(),
         };
+        let kubernetes = match args.kubernetes {
+            true => Some(
+                ApiServer::new(&KubernetesConfig {
+                    kubeconfig: args.kubeconfig.clone(),
+                })
+                .await?,
+            ),
+            false => None,
+        };
+        let folder = args.manifests.as_ref().map(|folder| folder.display().to_string());
+        let server = kubernetes
+            .as_ref()
+            .map(|server| format!("API server {}", server.url()));
+        let source = folder.or(server).unwrap_or_default();
         let control = Control::start(ControlConfig {
-            manifests: Some(args.manifests.clone()),
+            manifests: args.manifests.clone(),
+            kubernetes,
             persist: Some(run_dir.join(SNAPSHOT_NAME)),
             node_name: node_name.clone(),
             node_addresses: args.node_addresses.clone(),
@@ -160,7 +184,7 @@ impl Supervisor {
         .await;
         let mut supervisor = Self {
             node_name,
-            manifests: args.manifests.display().to_string(),
+            source,
             pod_tuning: args.pod_tuning,
             audit: args.policy_audit_mode,
             state,
@@ -172,6 +196,7 @@ impl Supervisor {
             warnings: BTreeMap::new(),
             node_warnings: Vec::new(),
             repairs: 0,
+            runtime: Runtime::new(&args.cni),
         };
         supervisor.attach_pairs().await?;
         supervisor.adopt().await;
@@ -217,6 +242,7 @@ impl Supervisor {
     async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) -> anyhow::Result<()> {
         let mut snapshots = self.control.snapshots();
         let mut monitor = NodeMonitor::new()?;
+        // The first tick is now.
         let mut ticks = tokio::time::interval(RECONCILE);
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -232,7 +258,10 @@ impl Supervisor {
                     Some(NodeEvent::Touched | NodeEvent::Overrun) => self.reconcile().await,
                     None => bail!("the kernel's notifications ended"),
                 },
-                _ = ticks.tick() => self.reconcile().await,
+                _ = ticks.tick() => {
+                    self.reconcile().await;
+                    self.adopt_cached().await;
+                }
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
             }
@@ -263,8 +292,8 @@ impl Supervisor {
             Command::ConfigureEndpoint(pod, audit, answer) => {
                 answer.send(self.configure(&pod, audit)).ok();
             }
-            Command::DeleteEndpoint(pod, answer) => {
-                answer.send(self.delete(&pod).await).ok();
+            Command::DeleteEndpoint(pod, attachment, answer) => {
+                answer.send(self.delete(&pod, attachment.as_ref()).await).ok();
             }
             Command::ExplainPolicy(question, answer) => {
                 answer
@@ -316,6 +345,7 @@ impl Supervisor {
         self.control.endpoint_add(LocalEndpoint {
             key: endpoint.key,
             pod: spec.pod.clone(),
+            uid: spec.uid.clone(),
             addresses: spec.addresses().collect(),
             audit: endpoint.audit.audits(self.audit),
         });
@@ -323,13 +353,19 @@ impl Supervisor {
         self.publish(snapshot);
     }
 
-    async fn delete(&mut self, pod: &PodName) -> Result<EndpointStatus, ApiError> {
+    /// `attachment`: only if the endpoint is this one's.
+    async fn delete(
+        &mut self,
+        pod: &PodName,
+        attachment: Option<&Attachment>,
+    ) -> Result<EndpointStatus, ApiError> {
+        let not_found = |what: &str| ApiError::new(ErrorCode::NotFound, &format!("pod: {pod} {what}"));
         let Some(endpoint) = self.registry.get(pod).cloned() else {
-            return Err(ApiError::new(
-                ErrorCode::NotFound,
-                &format!("pod: {pod} is no endpoint"),
-            ));
+            return Err(not_found("is no endpoint"));
         };
+        if attachment.is_some() && attachment != endpoint.spec.attachment.as_ref() {
+            return Err(not_found("is the endpoint of another attachment"));
+        }
         let last = self.endpoint_status(&endpoint);
         self.detach(&endpoint).await;
         Ok(last)

@@ -53,7 +53,7 @@ fn agent() -> Agent {
                     endpoint.audits = audit.audits(false);
                     drop(answer.send(Ok(endpoint)));
                 }
-                Command::DeleteEndpoint(pod, answer) => {
+                Command::DeleteEndpoint(pod, _, answer) => {
                     let message = format!("pod: {pod} has no endpoint");
                     drop(answer.send(Err(ApiError {
                         code: ErrorCode::NotFound,
@@ -78,12 +78,14 @@ fn agent() -> Agent {
 
 fn spec() -> EndpointSpec {
     EndpointSpec {
+        uid: None,
         pod: "db/a".parse().unwrap(),
         interface: "veth-a".into(),
         ipv4: Some("10.0.0.1".parse().unwrap()),
         ipv6: None,
         mac: "02:00:00:00:00:05".parse().unwrap(),
         netns: None,
+        attachment: None,
     }
 }
 
@@ -174,6 +176,7 @@ async fn requests_are_answered_by_the_owner_of_the_state() {
     assert!(configured.audits && configured.endpoint.audit == AuditMode::On);
     let refused = ask(Request::EndpointDelete {
         pod: "db/x".parse().unwrap(),
+        attachment: None,
     })
     .await
     .unwrap_err();

@@ -97,6 +97,7 @@ fn cluster(local: usize) -> Index {
                     generation: SlotGeneration(1),
                 },
                 pod: name,
+                uid: None,
                 addresses: addresses.unwrap_or_default(),
                 audit: false,
             });

@@ -39,6 +39,8 @@ pub struct LocalEndpoint {
     pub key: EndpointKey,
     /// The pod.
     pub pod: PodName,
+    /// `metadata.uid` of the pod, where the runtime has told it: then only the object with this uid is its object.
+    pub uid: Option<String>,
     /// The pod's addresses, from CNI or netlink.
     pub addresses: Vec<IpAddr>,
     /// Whether its policy is audited and not enforced.
@@ -334,8 +336,16 @@ impl Index {
     #[must_use]
     pub fn pod_of(&self, endpoint: &LocalEndpoint) -> Option<&IndexedPod> {
         let indexed = self.pods.get(&endpoint.pod)?;
-        let listed = &indexed.pod.addresses;
-        let same = listed.is_empty() || listed.iter().any(|addr| endpoint.addresses.contains(addr));
+        let Pod {
+            uid,
+            mirrored,
+            addresses: listed,
+            ..
+        } = &indexed.pod;
+        let same = match &endpoint.uid {
+            Some(own) if !uid.is_empty() => own == uid || mirrored.as_ref() == Some(own),
+            _ => listed.is_empty() || listed.iter().any(|addr| endpoint.addresses.contains(addr)),
+        };
         (same && !indexed.pod.host_network && !indexed.pod.finished).then_some(indexed)
     }
 

@@ -79,6 +79,29 @@ impl Kind {
         }
     }
 
+    /// The resource's name in URLs.
+    pub(crate) const fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::Node => "nodes",
+            Self::Pod => "pods",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::NetworkPolicy => "networkpolicies",
+            Self::ClusterNetworkPolicy => "clusternetworkpolicies",
+            Self::CiliumNetworkPolicy => "ciliumnetworkpolicies",
+            Self::CiliumClusterwideNetworkPolicy => "ciliumclusterwidenetworkpolicies",
+            Self::CiliumCIDRGroup => "ciliumcidrgroups",
+        }
+    }
+
+    /// Group, empty for the core group, and version.
+    pub(crate) fn group_version(self) -> (&'static str, &'static str) {
+        self.api_version()
+            .split_once('/')
+            .unwrap_or(("", self.api_version()))
+    }
+
     const fn is_namespaced(self) -> bool {
         !matches!(
             self,
@@ -126,6 +149,10 @@ pub struct NamedPort {
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
+    /// `metadata.uid`; empty where an object without one was read.
+    pub uid: String,
+    /// Of a mirror pod: the uid that the kubelet knows the static pod by (annotation `kubernetes.io/config.hash`).
+    pub mirrored: Option<String>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `spec.serviceAccountName`.

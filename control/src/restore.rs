@@ -160,6 +160,10 @@ impl Restored {
     /// The persisted policy of an endpoint: of the same pod, at addresses that all had the pod's identity.
     fn persisted(&self, endpoint: &LocalEndpoint) -> Option<&Arc<EndpointPolicy>> {
         let policy = self.endpoints.get(&endpoint.pod)?;
+        // With a uid the occupants of a slot are told apart: this one came after the snapshot was written.
+        if endpoint.uid.is_some() && policy.key != endpoint.key {
+            return None;
+        }
         let known = |addr| self.snapshot.ipcache.lookup(addr) == policy.identity_at(addr);
         let same = !endpoint.addresses.is_empty() && endpoint.addresses.iter().copied().all(known);
         same.then_some(policy)

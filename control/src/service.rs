@@ -22,6 +22,7 @@ use crate::compile::{Compiler, Size};
 use crate::decide::Engine;
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
+use crate::kubernetes::{ApiServer, PodPeers, Update};
 use crate::last_good::LastGood;
 use crate::restore::{self, Restored};
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
@@ -40,6 +41,8 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct ControlConfig {
     /// Folder of manifests.
     pub manifests: Option<PathBuf>,
+    /// API server to follow; beside a folder it is ignored.
+    pub kubernetes: Option<ApiServer>,
     /// File that published snapshots are written to; beside it, with `.manifests` added to its name, the manifests behind them.
     pub persist: Option<PathBuf>,
     /// `metadata.name` of the local Node.
@@ -56,6 +59,7 @@ impl Default for ControlConfig {
     fn default() -> Self {
         Self {
             manifests: None,
+            kubernetes: None,
             persist: None,
             node_name: String::new(),
             node_addresses: Vec::new(),
@@ -136,8 +140,28 @@ struct State {
     last_sync: Option<Timestamp>,
     stale_since: Option<Timestamp>,
     restore_errors: Vec<String>,
-    scan_error: Option<String>,
+    /// Why the source cannot be read.
+    scan_errors: Vec<String>,
     errors: Vec<ObjectError>,
+}
+
+impl State {
+    /// Changes the index, and reports objects that were not refused before.
+    fn apply(&mut self, changes: Changes, errors: Vec<ObjectError>) {
+        for error in errors.iter().filter(|error| !self.errors.contains(error)) {
+            tracing::warn!(
+                file = %error.file.display(), line = error.line, field = error.field, object = error.object,
+                message = error.message, "refused; the last good state stays"
+            );
+        }
+        for key in &changes.deleted {
+            self.index.delete(key);
+        }
+        for object in changes.applied {
+            self.index.apply(object);
+        }
+        self.errors = errors;
+    }
 }
 
 impl Control {
@@ -149,9 +173,10 @@ impl Control {
             pod_cidrs: config.pod_cidrs,
             cluster_name: config.cluster_name.clone(),
         });
+        let node_name = index.config().node_name.clone();
         let mut folder = config
             .manifests
-            .map(|path| ManifestFolder::new(path, config.cluster_name));
+            .map(|path| ManifestFolder::new(path, config.cluster_name.clone()));
         let last_good = config
             .persist
             .as_ref()
@@ -189,7 +214,7 @@ impl Control {
             synced: false,
             last_sync: None,
             restore_errors,
-            scan_error: None,
+            scan_errors: Vec::new(),
             errors: Vec::new(),
         };
         let shared = Arc::new(Shared {
@@ -212,6 +237,9 @@ impl Control {
             let watcher = watcher(&path, &changed);
             rescan(&shared).await;
             tasks.push(task::spawn(follow(path, Arc::downgrade(&shared), changed, watcher)).abort_handle());
+        } else if let Some(server) = config.kubernetes {
+            let following = follow_server(server, config.cluster_name, node_name, Arc::downgrade(&shared));
+            tasks.push(task::spawn(following).abort_handle());
         }
         ControlHandle {
             shared,
@@ -293,7 +321,7 @@ impl ControlHandle {
             last_sync: state.last_sync,
             stale_since: state.stale_since,
             source_errors: state
-                .scan_error
+                .scan_errors
                 .iter()
                 .chain(&state.restore_errors)
                 .cloned()
@@ -348,27 +376,52 @@ impl Shared {
         }
     }
 
+    /// Takes in what the API server has reported; before everything was listed once nothing of it is published.
+    fn observed(&self, update: Update) {
+        let Update {
+            changes,
+            is_synced,
+            errors,
+            failures,
+        } = update;
+        let mut state = self.state();
+        let changed =
+            is_synced && !state.synced || !changes.applied.is_empty() || !changes.deleted.is_empty();
+        state.apply(changes, errors);
+        if is_synced && !state.synced {
+            tracing::info!("all kinds of objects have been listed");
+            state.synced = true;
+            state.restored = None;
+        }
+        if failures.is_empty() {
+            state.scan_errors = failures;
+            state.stale_since = (!state.synced && state.restored.is_some())
+                .then(|| state.stale_since.unwrap_or_else(Timestamp::now));
+            state.last_sync = state.synced.then(Timestamp::now);
+        } else {
+            if state.scan_errors.is_empty() {
+                tracing::error!(
+                    error = failures.join("; "),
+                    "API server away; what was seen last stays"
+                );
+            }
+            state.scan_errors = failures;
+            state.stale_since.get_or_insert_with(Timestamp::now);
+        }
+        if changed && state.synced {
+            self.publish(&mut state);
+        }
+    }
+
     fn scanned(&self, scanned: Result<Changes, ScanError>, errors: Vec<ObjectError>) {
         let mut state = self.state();
         match scanned {
             Ok(changes) => {
-                for error in errors.iter().filter(|error| !state.errors.contains(error)) {
-                    tracing::warn!(
-                        file = %error.file.display(), line = error.line, field = error.field, object = error.object,
-                        message = error.message, "refused; the last good state stays"
-                    );
-                }
                 let changed = !state.synced || !changes.applied.is_empty() || !changes.deleted.is_empty();
-                for key in &changes.deleted {
-                    state.index.delete(key);
-                }
-                for object in changes.applied {
-                    state.index.apply(object);
-                }
-                state.errors = errors;
+                state.apply(changes, errors);
                 state.synced = true;
                 state.restored = None;
-                state.scan_error = None;
+                state.scan_errors = Vec::new();
                 state.stale_since = None;
                 state.last_sync = Some(Timestamp::now());
                 if changed {
@@ -377,10 +430,10 @@ impl Shared {
             }
             Err(error) => {
                 let text = error_chain(&error);
-                if state.scan_error.as_ref() != Some(&text) {
+                if !state.scan_errors.contains(&text) {
                     tracing::error!(error = text, "source away; the last good state stays");
                 }
-                state.scan_error = Some(text);
+                state.scan_errors = vec![text];
                 state.stale_since.get_or_insert_with(Timestamp::now);
             }
         }
@@ -458,6 +511,19 @@ async fn follow(
             rescan(&shared).await;
         }
     }
+}
+
+/// Applies what the API server reports, until the control plane is gone.
+async fn follow_server(server: ApiServer, cluster: String, node_name: String, shared: Weak<Shared>) {
+    let apply = |update: Update| {
+        let Some(shared) = shared.upgrade() else {
+            return false;
+        };
+        // Compilation may take longer than a task may keep its thread.
+        task::block_in_place(|| shared.observed(update));
+        true
+    };
+    server.follow(cluster, &PodPeers, &node_name, apply).await;
 }
 
 /// Writes the newest snapshot whenever there is one.

@@ -86,6 +86,7 @@ fn endpoint(slot: u16, pod: &str, addr: &str) -> LocalEndpoint {
     LocalEndpoint {
         key: key(slot),
         pod: pod.parse().expect("namespace/name"),
+        uid: None,
         addresses: vec![addr.parse().expect("address")],
         audit: false,
     }

@@ -167,8 +167,8 @@ async fn answer(stream: UnixStream, state: &AgentState) -> io::Result<()> {
             .await
             .and_then(|added| added)
             .map(|endpoint| Reply::Endpoint(Box::new(endpoint))),
-        Request::EndpointDelete { pod } => state
-            .ask(|sender| Command::DeleteEndpoint(pod, sender))
+        Request::EndpointDelete { pod, attachment } => state
+            .ask(|sender| Command::DeleteEndpoint(pod, attachment, sender))
             .await
             .and_then(|deleted| deleted)
             .map(|endpoint| Reply::Endpoint(Box::new(endpoint))),

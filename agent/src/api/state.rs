@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::status::EndpointStatus;
 use super::{ApiError, ErrorCode, Status};
 use crate::capture::CaptureTap;
-use crate::endpoint_registry::{AuditMode, EndpointSpec};
+use crate::endpoint_registry::{Attachment, AuditMode, EndpointSpec};
 use crate::flow_log::FlowLog;
 use crate::names::Names;
 
@@ -27,8 +27,12 @@ pub enum Command {
     Synchronise(oneshot::Sender<u64>),
     /// Adds an endpoint; answered when it is attached.
     AddEndpoint(EndpointSpec, oneshot::Sender<Result<EndpointStatus, ApiError>>),
-    /// Deletes an endpoint; answered when its interface is free.
-    DeleteEndpoint(PodName, oneshot::Sender<Result<EndpointStatus, ApiError>>),
+    /// Deletes an endpoint, if it is the attachment's where one is given; answered when its interface is free.
+    DeleteEndpoint(
+        PodName,
+        Option<Attachment>,
+        oneshot::Sender<Result<EndpointStatus, ApiError>>,
+    ),
     /// Sets whether an endpoint's policy is audited; answered when that is published.
     ConfigureEndpoint(
         PodName,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Status;
 use crate::capture::CapturedPacket;
-use crate::endpoint_registry::{AuditMode, EndpointSpec};
+use crate::endpoint_registry::{Attachment, AuditMode, EndpointSpec};
 use crate::flow_log::FlowFilter;
 use crate::flow_record::FlowRecord;
 
@@ -26,6 +26,9 @@ pub enum Request {
     EndpointDelete {
         /// The pod.
         pod: PodName,
+        /// Only if the endpoint is this attachment's; a pod may have a successor of the same name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attachment: Option<Attachment>,
     },
     /// [`Reply::Endpoint`], as it is from now on.
     EndpointConfig {

@@ -10,6 +10,7 @@ use datapath::loader::Loader;
 
 use crate::api::SOCKET_NAME;
 use crate::cli::CleanupArgs;
+use crate::cni::installation;
 use crate::endpoint_registry::{self, EndpointRegistry};
 use crate::node::{Devices, Reconciler, tuning};
 use crate::supervisor::{self, SNAPSHOT_NAME};
@@ -43,6 +44,11 @@ pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<Ex
     let socket = run_dir.join(SOCKET_NAME);
     if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
         bail!("an agent is running on {}: stop it first", socket.display());
+    }
+    // First, so that no pod comes up by a plugin whose agent is gone.
+    let uninstalled = installation::remove(args.cni_conf_dir.as_deref(), args.cni_bin_dir.as_deref())?;
+    for path in uninstalled {
+        eprintln!("sluice: removed {}", path.display());
     }
     // Routes before guards: at no time does the kernel have a way to a pod that is neither guarded nor wanted.
     let removed = Reconciler::new()?.remove_all().await?;

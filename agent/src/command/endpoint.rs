@@ -13,16 +13,21 @@ pub(super) async fn run(run_dir: &Path, command: EndpointCommand) -> anyhow::Res
     let (request, output) = match command {
         EndpointCommand::Add(args) => {
             let spec = EndpointSpec {
+                uid: args.uid,
                 pod: args.pod,
                 interface: args.interface,
                 ipv4: args.ipv4,
                 ipv6: args.ipv6,
                 mac: args.mac,
                 netns: args.netns,
+                attachment: None,
             };
             (Request::EndpointAdd(spec), Output::Text)
         }
-        EndpointCommand::Delete { pod } => (Request::EndpointDelete { pod }, Output::Text),
+        EndpointCommand::Delete { pod } => {
+            let attachment = None;
+            (Request::EndpointDelete { pod, attachment }, Output::Text)
+        }
         EndpointCommand::Config { pod, audit } => (Request::EndpointConfig { pod, audit }, Output::Text),
         EndpointCommand::List { output } => (Request::EndpointList, output),
     };

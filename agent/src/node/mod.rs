@@ -27,6 +27,7 @@ pub use desired::{FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeState, PAIRS, Pair};
 pub use device::Devices;
 pub use monitor::{NodeEvent, NodeMonitor};
 pub use reconciler::{Reconciler, Report};
+pub use sysctl::PROC_SYS_NET;
 
 /// An address family of rules and routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

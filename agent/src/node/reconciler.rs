@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
 use super::desired::{FORWARD_TABLE, HOST_TABLE, NodeState, PAIRS, Pair};
-use super::{Difference, Drift, Family, NodeError, NodeObject, NodeWarning, link, route, rule, sysctl};
+use super::{
+    Difference, Drift, Family, NodeError, NodeObject, NodeWarning, PROC_SYS_NET, link, route, rule, sysctl,
+};
 
 /// What one pass found.
 #[derive(Debug, Default)]
@@ -40,6 +43,7 @@ pub struct Reconciler {
     settled: HashSet<NodeObject>,
     pods: BTreeSet<IpAddr>,
     mtu: u32,
+    proc_sys_net: PathBuf,
 }
 
 impl Drop for Reconciler {
@@ -64,7 +68,15 @@ impl Reconciler {
             settled: HashSet::new(),
             pods: BTreeSet::new(),
             mtu: 0,
+            proc_sys_net: PROC_SYS_NET.into(),
         })
+    }
+
+    /// Changes sysctls below `directory` instead of `/proc/sys/net`.
+    #[must_use]
+    pub fn with_proc_sys_net(mut self, directory: PathBuf) -> Self {
+        self.proc_sys_net = directory;
+        self
     }
 
     /// Brings the node to `desired`. A second call with the same state and nobody interfering changes nothing.
@@ -97,7 +109,7 @@ impl Reconciler {
             }
         }
         outcome?;
-        self.settled = objects(desired);
+        self.settled = objects(desired, &self.proc_sys_net);
         self.pods.clone_from(&desired.pods);
         self.mtu = desired.mtu;
         for drift in &report.repaired {
@@ -143,7 +155,9 @@ impl Reconciler {
                 route::ensure(&self.handle, family, table, device, &desired.pods, drifts).await?;
             }
             rule::ensure(&self.handle, family, drifts, warnings).await?;
-            if !sysctl::forwards(family) && desired.pods.iter().any(|addr| Family::of(*addr) == family) {
+            if !sysctl::forwards(&self.proc_sys_net, family)
+                && desired.pods.iter().any(|addr| Family::of(*addr) == family)
+            {
                 warnings.push(NodeWarning::ForwardingOff { family });
             }
         }
@@ -152,7 +166,7 @@ impl Reconciler {
 
     fn ensure_settings(&self, end: &super::desired::End, drifts: &mut Vec<Drift>) -> Result<(), NodeError> {
         for setting in end.settings {
-            if let Some(path) = sysctl::ensure(setting, end.name)? {
+            if let Some(path) = sysctl::ensure(&self.proc_sys_net, setting, end.name)? {
                 drifts.push(Drift {
                     object: NodeObject::Sysctl { path },
                     difference: Difference::Wrong,
@@ -185,14 +199,14 @@ impl Reconciler {
 }
 
 /// Everything that is there when the node is as desired.
-fn objects(desired: &NodeState) -> HashSet<NodeObject> {
+fn objects(desired: &NodeState, proc_sys_net: &Path) -> HashSet<NodeObject> {
     let mut objects = HashSet::new();
     for pair in &PAIRS {
         objects.insert(NodeObject::Pair { outer: pair.outer });
         for end in pair.ends() {
             objects.insert(NodeObject::Link { name: end.name });
             objects.extend(end.settings.iter().map(|s| NodeObject::Sysctl {
-                path: sysctl::path(s, end.name),
+                path: sysctl::path(proc_sys_net, s, end.name),
             }));
         }
         let Some(table) = pair.table else { continue };

@@ -1,4 +1,5 @@
-//! Sysctls of the pairs' ends, as files of the calling thread's `/proc/sys/net`.
+//! Sysctls of the pairs' ends, as files below a directory that is the `/proc/sys/net` of the calling thread: in a container the
+//! usual one is read-only.
 
 use std::fs;
 use std::io;
@@ -7,12 +8,12 @@ use std::path::{Path, PathBuf};
 use super::desired::Setting;
 use super::{Family, NodeError};
 
-const ROOT: &str = "/proc/sys/net";
+/// Where it usually is.
+pub const PROC_SYS_NET: &str = "/proc/sys/net";
 
 /// The setting's file for an interface.
-pub(super) fn path(setting: &Setting, interface: &str) -> PathBuf {
-    Path::new(ROOT)
-        .join(setting.family)
+pub(super) fn path(root: &Path, setting: &Setting, interface: &str) -> PathBuf {
+    root.join(setting.family)
         .join("conf")
         .join(interface)
         .join(setting.name)
@@ -22,8 +23,8 @@ pub(super) fn path(setting: &Setting, interface: &str) -> PathBuf {
 ///
 /// # Errors
 /// [`NodeError::Sysctl`] when the file cannot be read or written; a kernel without IPv6 has no such files, which is no error.
-pub(super) fn ensure(setting: &Setting, interface: &str) -> Result<Option<PathBuf>, NodeError> {
-    let path = path(setting, interface);
+pub(super) fn ensure(root: &Path, setting: &Setting, interface: &str) -> Result<Option<PathBuf>, NodeError> {
+    let path = path(root, setting, interface);
     let error = |source| NodeError::Sysctl {
         path: path.clone(),
         source,
@@ -42,10 +43,10 @@ pub(super) fn ensure(setting: &Setting, interface: &str) -> Result<Option<PathBu
 
 /// Whether the node forwards packets of the family at all (`net.ipv4.ip_forward`, `net.ipv6.conf.all.forwarding`). A family
 /// that the kernel lacks counts as forwarding: there is nothing to warn of.
-pub(super) fn forwards(family: Family) -> bool {
+pub(super) fn forwards(root: &Path, family: Family) -> bool {
     let path = match family {
         Family::Ipv4 => "ipv4/ip_forward",
         Family::Ipv6 => "ipv6/conf/all/forwarding",
     };
-    fs::read_to_string(Path::new(ROOT).join(path)).map_or(true, |text| text.trim() != "0")
+    fs::read_to_string(root.join(path)).map_or(true, |text| text.trim() != "0")
 }

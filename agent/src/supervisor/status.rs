@@ -2,7 +2,7 @@
 
 use datapath::counters::Stage;
 use datapath::graph::GraphConfig;
-use policy::{Direction, DropReason};
+use policy::{Direction, DropReason, Identity};
 use tokio::task::block_in_place;
 
 use super::Supervisor;
@@ -28,6 +28,9 @@ impl Supervisor {
         let waits_for = match (attached, policy) {
             (None, _) => Some("its interface"),
             (_, None) => Some("its policy"),
+            (_, Some(policy)) if endpoint.spec.uid.is_some() && policy.identity == Identity::INIT => {
+                Some("its Pod object")
+            }
             (Some(_), Some(_)) if worker.counters.revision.get() < snapshot.revision.0 => Some("the worker"),
             (Some(_), Some(_)) => None,
         };
@@ -55,7 +58,7 @@ impl Supervisor {
         let revision = worker.snapshot.load().revision.0;
         let mut waits_for: Vec<String> = Vec::new();
         if revision == 0 {
-            waits_for.push(format!("policies from {}", self.manifests));
+            waits_for.push(format!("policies from {}", self.source));
         }
         waits_for.extend(endpoints.iter().filter_map(|endpoint| {
             let reason = endpoint.waits_for.as_ref()?;
@@ -74,6 +77,7 @@ impl Supervisor {
             packets: counters.stage(*stage).get(),
         });
         let mut warnings = self.node_warnings.clone();
+        warnings.extend(self.runtime.warnings());
         let (mut frames, mut received, mut transmitted) = (FrameCount::default(), 0, 0);
         let (mut receive_dropped, mut transmit_dropped) = (0, 0);
         match block_in_place(|| self.dataplane.audit()) {
@@ -105,7 +109,7 @@ impl Supervisor {
         if let Some(since) = source.stale_since {
             warnings.push(format!(
                 "{} cannot be read since {since}: the last good state is enforced",
-                self.manifests
+                self.source
             ));
         }
         let problems = source.errors.iter().map(problem);
@@ -122,7 +126,7 @@ impl Supervisor {
             waits_for,
             revision,
             source: SourceStatus {
-                location: self.manifests.clone(),
+                location: self.source.clone(),
                 is_synced: source.synced,
                 problems: source
                     .source_errors
@@ -169,19 +173,12 @@ fn xdp_mode(mode: datapath::loader::XdpMode) -> XdpMode {
 
 /// A refused object as people read it: `file:line: object: field: message`.
 fn problem(error: &control::ObjectError) -> String {
-    let mut text = error.file.display().to_string();
+    let mut place = error.file.display().to_string();
     if let Some(line) = error.line {
-        text.push_str(&format!(":{line}"));
+        place.push_str(&format!(":{line}"));
     }
-    for part in [
-        error.object.as_deref().unwrap_or_default(),
-        &error.field,
-        &error.message,
-    ] {
-        if !part.is_empty() {
-            text.push_str(": ");
-            text.push_str(part);
-        }
-    }
-    text
+    let object = error.object.as_deref().unwrap_or_default();
+    let parts = [place.as_str(), object, &error.field, &error.message];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(": ")
 }

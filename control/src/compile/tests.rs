@@ -149,6 +149,7 @@ impl World {
             world.index.apply_endpoint(LocalEndpoint {
                 key: key(slot),
                 pod,
+                uid: None,
                 addresses,
                 audit: false,
             });
@@ -878,6 +879,7 @@ fn an_endpoint_whose_pod_is_not_known_is_init_and_denied_both_ways() {
     world.index.apply_endpoint(LocalEndpoint {
         key: key(40),
         pod: pod.clone(),
+        uid: None,
         addresses: vec![addr],
         audit: false,
     });
@@ -902,6 +904,7 @@ fn a_clusterwide_policy_for_init_opens_endpoints_whose_pod_is_not_known() {
     world.index.apply_endpoint(LocalEndpoint {
         key: key(40),
         pod: "dummy/new".parse().expect("name"),
+        uid: None,
         addresses: vec!["10.1.0.99".parse().expect("address")],
         audit: false,
     });
@@ -931,6 +934,7 @@ fn an_object_of_a_former_pod_gives_the_new_attachment_no_identity() {
     world.index.apply_endpoint(LocalEndpoint {
         key: key(41),
         pod,
+        uid: None,
         addresses: vec![addr],
         audit: false,
     });
@@ -1218,6 +1222,7 @@ fn a_policy_that_is_too_large_denies_everything_and_is_reported() {
     index.apply_endpoint(LocalEndpoint {
         key: key(8),
         pod: "a/p0".parse().expect("name"),
+        uid: None,
         addresses: vec!["10.1.0.1".parse().expect("address")],
         audit: false,
     });
@@ -1326,4 +1331,36 @@ spec:
     assert_eq!(world.flow("x/client", "x/twice", Protocol::TCP, 80), Allowed);
     assert_eq!(world.flow("x/client", "x/once", Protocol::TCP, 8080), Allowed);
     assert_eq!(world.flow("x/client", "x/once", Protocol::TCP, 80), DENIED);
+}
+
+#[test]
+fn an_endpoint_with_a_uid_is_the_pod_of_that_uid_and_no_other() {
+    let pod = |uid: &str, mirror: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: db-0, namespace: x, uid: {uid}, labels: {{app: db}}, annotations: {{{mirror}}}}}\n\
+             status: {{podIP: 10.1.0.3}}\n"
+        )
+    };
+    let mut world = World::new(&pod("former", ""));
+    let addr = "10.1.0.3".parse().expect("address");
+    world.index.apply_endpoint(LocalEndpoint {
+        key: key(8),
+        pod: "x/db-0".parse().expect("name"),
+        uid: Some("own".into()),
+        addresses: vec![addr],
+        audit: false,
+    });
+    world.compile();
+    assert_eq!(
+        world.snapshot.ipcache.lookup(addr),
+        Identity::INIT,
+        "same name and address, another pod"
+    );
+    world.apply(&pod("own", ""));
+    assert!(world.snapshot.ipcache.lookup(addr) >= Identity::FIRST_ALLOCATED);
+    let mirror = "kubernetes.io/config.mirror: own, kubernetes.io/config.hash: own";
+    world.apply(&pod("of-the-mirror", mirror));
+    assert!(world.snapshot.ipcache.lookup(addr) >= Identity::FIRST_ALLOCATED);
+    world.apply(&pod("other", ""));
+    assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
 }

@@ -270,6 +270,7 @@ fn local_endpoints_are_judged_by_the_snapshot_in_force() {
             generation: SlotGeneration(1),
         },
         pod: "db/postgres".parse().unwrap(),
+        uid: None,
         addresses: vec!["10.1.0.2".parse().unwrap()],
         audit: false,
     });
@@ -355,6 +356,7 @@ fn explanation_says_that_a_denial_is_only_audited() {
             generation: SlotGeneration(1),
         },
         pod: "db/postgres".parse().unwrap(),
+        uid: None,
         addresses: vec!["10.1.0.2".parse().unwrap()],
         audit: true,
     });

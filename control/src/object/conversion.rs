@@ -138,7 +138,15 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
     ports.sort_unstable();
     ports.dedup();
     let service_account = spec.service_account_name.filter(|name| !name.is_empty());
+    // `kubernetes.io/config.mirror` is what makes it a mirror pod (kubernetes, `pkg/kubelet/types/pod_update.go`).
+    let annotations = pod.metadata.annotations.unwrap_or_default();
+    let mirrored = annotations
+        .contains_key("kubernetes.io/config.mirror")
+        .then(|| annotations.get("kubernetes.io/config.hash").cloned())
+        .flatten();
     Ok(Pod {
+        uid: pod.metadata.uid.unwrap_or_default(),
+        mirrored,
         labels: pod.metadata.labels.unwrap_or_default(),
         service_account: service_account.unwrap_or_else(|| "default".to_owned()),
         addresses,

@@ -113,6 +113,7 @@ fn attach(index: &mut Index) {
                 generation: SlotGeneration(1),
             },
             pod,
+            uid: None,
             addresses,
             audit: false,
         });

@@ -53,6 +53,7 @@ fn engine<'a>(objects: &[Value], cluster: &'a Cluster) -> impl Fn(&Flow) -> Verd
         index.apply_endpoint(LocalEndpoint {
             key,
             pod: pod.name.parse().expect("namespace/name"),
+            uid: None,
             addresses: pod.addresses.clone(),
             audit: false,
         });

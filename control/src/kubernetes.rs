@@ -1,0 +1,201 @@
+//! The Kubernetes API server as the source of objects.
+//!
+//! Every kind is listed and watched. Invariants: nothing is published before all of them were listed once, or are known to have no CRD;
+//! while the server is away what was seen last stays in force; the same [`Index`](crate::Index) is fed as from manifests, by the
+//! same decoders.
+
+mod inventory;
+mod peers;
+mod watch;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time;
+
+use self::inventory::Inventory;
+pub use self::peers::{PeerSource, PodPeers};
+pub use self::watch::Watch;
+use self::watch::{MOST_BACKOFF, WatchId};
+use crate::object::Kind;
+use crate::source::{Changes, ObjectError};
+
+/// Reports that wait to be applied; a watch that is ahead of them waits.
+const REPORTS: usize = 4096;
+
+/// How long changes are collected: a rollout comes as many.
+const COLLECT: Duration = Duration::from_millis(10);
+
+/// How often the server is asked whether it is there.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// How long it may take to answer.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// How the API server is reached.
+#[derive(Debug, Clone, Default)]
+pub struct KubernetesConfig {
+    /// Kubeconfig; without one the pod's service account, or `KUBECONFIG` and `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// The API server cannot be spoken to at all, whether it is there or not.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// The kubeconfig cannot be read.
+    #[error("kubeconfig {path} cannot be read")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither a service account nor a kubeconfig.
+    #[error("no way to the API server: neither a service account nor a kubeconfig")]
+    Infer(#[source] kube::config::InferConfigError),
+    /// The client's credentials are refused by the client itself.
+    #[error("no client for the API server")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// What came of watching since the last time.
+#[derive(Debug, Default)]
+pub(crate) struct Update {
+    pub(crate) changes: Changes,
+    /// Whether every kind was listed once.
+    pub(crate) is_synced: bool,
+    /// Objects that are refused.
+    pub(crate) errors: Vec<ObjectError>,
+    /// Why the server cannot be asked.
+    pub(crate) failures: Vec<String>,
+}
+
+/// The connection to an API server.
+#[derive(Clone)]
+pub struct ApiServer {
+    client: Client,
+    url: String,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ApiServer {
+    /// A client for it; nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`KubernetesError`].
+    pub async fn new(config: &KubernetesConfig) -> Result<Self, KubernetesError> {
+        let config = match &config.kubeconfig {
+            None => Config::infer().await.map_err(KubernetesError::Infer)?,
+            Some(path) => {
+                let unreadable = |source| KubernetesError::Kubeconfig {
+                    path: path.clone(),
+                    source,
+                };
+                let file = Kubeconfig::read_from(path).map_err(unreadable)?;
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                    .await
+                    .map_err(unreadable)?
+            }
+        };
+        let url = config.cluster_url.to_string();
+        let client = Client::try_from(config).map_err(|error| KubernetesError::Client(Box::new(error)))?;
+        Ok(Self { client, url })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Watches everything that policy needs and tells `apply` what has changed, until `apply` says that nobody listens.
+    pub(crate) async fn follow(
+        self,
+        cluster: String,
+        peers: &dyn PeerSource,
+        node_name: &str,
+        mut apply: impl FnMut(Update) -> bool,
+    ) {
+        let own = Watch {
+            kind: Kind::Pod,
+            fields: Some(format!("spec.nodeName={node_name}")),
+        };
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pod);
+        let watches: Vec<Watch> = kinds
+            .map(Watch::all)
+            .chain([own])
+            .chain(peers.watches(node_name))
+            .collect();
+        let mut inventory = Inventory::new(watches.iter().map(Watch::name), cluster);
+        let (reports, mut observed) = mpsc::channel(REPORTS);
+        let _watching: Vec<Watching> = watches
+            .into_iter()
+            .enumerate()
+            .map(|(number, watch)| {
+                let run = watch.run(WatchId(number), self.client.clone(), reports.clone());
+                Watching(tokio::spawn(run).abort_handle())
+            })
+            .collect();
+        let mut heartbeat = time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut away = None;
+        loop {
+            let mut changes = Changes::default();
+            tokio::select! {
+                report = observed.recv() => {
+                    let Some((id, report)) = report else { return };
+                    inventory.observe(id, report, &mut changes);
+                    time::sleep(COLLECT).await;
+                    while let Ok((id, report)) = observed.try_recv() {
+                        inventory.observe(id, report, &mut changes);
+                    }
+                }
+                _ = heartbeat.tick() => {
+                    away = self.absence().await;
+                    if away.is_none() {
+                        inventory.forget_failures(Instant::now() - 2 * MOST_BACKOFF);
+                    }
+                }
+            }
+            let update = Update {
+                changes,
+                is_synced: inventory.is_synced(),
+                errors: inventory.errors(),
+                failures: away.iter().chain(inventory.failures()).cloned().collect(),
+            };
+            if !apply(update) {
+                return;
+            }
+        }
+    }
+
+    /// Why the server does not answer; `None` if it does, whatever it answers.
+    async fn absence(&self) -> Option<String> {
+        match time::timeout(ANSWER, self.client.apiserver_version()).await {
+            Ok(Ok(_) | Err(kube::Error::Api(_))) => None,
+            Ok(Err(error)) => Some(format!("API server {}: {error}", self.url)),
+            Err(_) => Some(format!("API server {} does not answer", self.url)),
+        }
+    }
+}
+
+/// A watch that ends with what follows it.
+#[derive(Debug)]
+struct Watching(AbortHandle);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

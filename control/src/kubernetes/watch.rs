@@ -1,0 +1,130 @@
+//! One list+watch of the API server.
+
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
+use futures_util::StreamExt;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::GroupVersionKind;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::object::{Kind, ObjectKey};
+
+/// Between two tries; the server is asked again within 5 s of its return.
+const LEAST_BACKOFF: Duration = Duration::from_millis(200);
+pub(super) const MOST_BACKOFF: Duration = Duration::from_secs(3);
+
+/// Seconds after which a watch is begun anew, which bounds how long one that is silently dead goes unnoticed (client-go: 5 to 10
+/// minutes).
+const WATCH_SECONDS: u32 = 120;
+
+/// Objects per page of a list, as kubectl asks.
+const PAGE: u32 = 500;
+
+/// Which watch, by its place in the list of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WatchId(pub(super) usize);
+
+/// Something that a watch has seen.
+#[derive(Debug)]
+pub(super) enum Observed {
+    /// A list begins: what it does not hold when it ends is gone.
+    ListBegins,
+    /// An object of the list.
+    Listed(Box<Value>),
+    /// The list is complete.
+    ListEnds,
+    /// The server has no such resource (a CRD that is not installed); it is asked again.
+    Absent,
+    /// An object is new or has changed.
+    Applied(Box<Value>),
+    /// An object is gone, or does not fit the watch any more.
+    Deleted(ObjectKey),
+    /// The server cannot be asked, for this reason; it is asked again.
+    Failed(String),
+}
+
+/// What to watch.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Kind of the objects.
+    pub kind: Kind,
+    /// Field selector that limits them.
+    pub fields: Option<String>,
+}
+
+impl Watch {
+    /// Every object of a kind.
+    #[must_use]
+    pub const fn all(kind: Kind) -> Self {
+        Self { kind, fields: None }
+    }
+
+    /// For people.
+    pub(super) fn name(&self) -> String {
+        match &self.fields {
+            None => self.kind.plural().to_owned(),
+            Some(fields) => format!("{} ({fields})", self.kind.plural()),
+        }
+    }
+
+    /// Reports until nobody listens any more.
+    pub(super) async fn run(self, id: WatchId, client: Client, reports: mpsc::Sender<(WatchId, Observed)>) {
+        let (group, version) = self.kind.group_version();
+        let kind = GroupVersionKind::gvk(group, version, self.kind.name());
+        let resource = ApiResource::from_gvk_with_plural(&kind, self.kind.plural());
+        let api: Api<DynamicObject> = Api::all_with(client, &resource);
+        let config = watcher::Config {
+            field_selector: self.fields.clone(),
+            timeout: Some(WATCH_SECONDS),
+            page_size: Some(PAGE),
+            ..watcher::Config::default()
+        };
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(LEAST_BACKOFF)
+            .with_max_delay(MOST_BACKOFF)
+            .without_max_times()
+            .with_jitter();
+        let mut events = std::pin::pin!(watcher(api, config).backoff(ExponentialBackoff::from(backoff)));
+        while let Some(event) = events.next().await {
+            let observed = match event {
+                Ok(Event::Init) => Observed::ListBegins,
+                Ok(Event::InitApply(object)) => match self.value(&object, &resource) {
+                    Ok(value) => Observed::Listed(value),
+                    Err(error) => Observed::Failed(error),
+                },
+                Ok(Event::InitDone) => Observed::ListEnds,
+                Ok(Event::Apply(object)) => match self.value(&object, &resource) {
+                    Ok(value) => Observed::Applied(value),
+                    Err(error) => Observed::Failed(error),
+                },
+                Ok(Event::Delete(object)) => Observed::Deleted(ObjectKey {
+                    kind: self.kind,
+                    namespace: object.namespace().unwrap_or_default(),
+                    name: object.name_any(),
+                }),
+                Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
+                    Observed::Absent
+                }
+                Err(error) => Observed::Failed(error.to_string()),
+            };
+            if reports.send((id, observed)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The whole object as the server sent it; items of lists come without `kind` and `apiVersion`.
+    fn value(&self, object: &DynamicObject, resource: &ApiResource) -> Result<Box<Value>, String> {
+        let mut value = serde_json::to_value(object).map_err(|error| error.to_string())?;
+        if let Value::Object(fields) = &mut value {
+            fields.insert("apiVersion".into(), resource.api_version.clone().into());
+            fields.insert("kind".into(), self.kind.name().into());
+        }
+        Ok(Box::new(value))
+    }
+}
