@@ -7,7 +7,8 @@ component_start() {
   shift
   # In a session of its own: `$!` is then the command's pid and its group's, and no terminal's Ctrl-C reaches it.
   (exec setsid -- "$@") >>"$LOGS/$name.log" 2>&1 </dev/null 9>&- &
-  record_process "$CLUSTER_DIR/procs/$name" "$!" TERM
+  # Nothing of it is kept, so nobody has to end in order.
+  record_process "$CLUSTER_DIR/procs/$name" "$!" KILL
   disown
 }
 

@@ -73,6 +73,8 @@ build_image() {
   local name=$1 scratch status=0
   scratch=$(mktemp -d "$IMAGES/XXXXXX")
   mkdir -p "$scratch/context/root"
+  # Networks are not used, but looked for, and by default in the machine's /etc/cni, which is created for it.
+  printf '[network]\nnetwork_config_dir = "%s/networks"\n' "$scratch" >"$scratch/containers.conf"
   {
     printf 'FROM scratch\nCOPY root/ /\n'
     stage_image "$name" "$scratch/context/root"
@@ -92,7 +94,7 @@ build_image() {
 run_buildah() {
   local scratch=$1
   shift
-  buildah --storage-driver vfs --root "$scratch/storage" --runroot "$scratch/run" "$@"
+  CONTAINERS_CONF=$scratch/containers.conf buildah --storage-driver vfs --root "$scratch/storage" --runroot "$scratch/run" "$@"
 }
 
 # Imports archives into the containerd of node $1. By standard input: a node does not see all of the machine's files.

@@ -206,13 +206,14 @@ node_finish() {
 }
 
 node_write_cni() {
-  local directory=$1 ranges=() cidr
+  local configuration=$1/root/etc/cni/net.d ranges=() cidr
   shift
   for cidr in "$@"; do
     ranges+=("[{\"subnet\": \"$cidr\"}]")
   done
-  # Renamed into place: containerd reads it as soon as it is there.
-  cat >"$directory/conflist" <<JSON
+  # Renamed into place within the directory: containerd reads it as soon as it is there, but takes no notice of a file that
+  # is moved in from elsewhere.
+  cat >"$configuration/10-cluster.new" <<JSON
 {
   "cniVersion": "1.0.0",
   "name": "$CLUSTER",
@@ -231,7 +232,7 @@ node_write_cni() {
   ]
 }
 JSON
-  mv "$directory/conflist" "$directory/root/etc/cni/net.d/10-cluster.conflist"
+  mv "$configuration/10-cluster.new" "$configuration/10-cluster.conflist"
 }
 
 # Ends node $1 and all that runs on it. Init is a zombie, and so over, only after every other process of its PID namespace.

@@ -13,7 +13,6 @@ SYSCTLS=(
 )
 
 hostname "$node"
-mount --make-rshared /
 
 # /sys shows the network devices of the namespace it was mounted in; the cgroups below it have to stay.
 mkdir -p "$directory/cgroup"
@@ -34,7 +33,7 @@ for name in "${SYSCTLS[@]}"; do
   cat "/proc/sys/$name" >"$directory/sysctl/$name"
   mount --bind "$directory/sysctl/$name" "/proc/sys/$name"
 done
-# Again, for the mounts made since: a pod's mountPropagation needs shared ones.
+# Last: a pod's mountPropagation needs shared mounts, but while they are shared, the umount above would reach both copies.
 mount --make-rshared /
 
 : >"$directory/ready"

@@ -71,7 +71,7 @@ spec:
   - name: netexec
     image: $(image_reference agnhost)
     imagePullPolicy: Never
-    args: [netexec, --http-port=8080, --udp-port=-1]
+    args: [netexec, --http-port=8080, --udp-port=8081]
     ports:
     - {containerPort: 8080, hostPort: $HOST_PORT}
     readinessProbe:
