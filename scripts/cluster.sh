@@ -183,11 +183,29 @@ cluster_remove() {
   rm -rf --one-file-system "$DATA_DIR" "$CLUSTER_DIR"
 }
 
+# What is still there of the cluster, a line each.
+cluster_leftovers() {
+  local file
+  find /run/netns -maxdepth 1 -name "$CLUSTER-*" -printf 'network namespace %f\n' 2>/dev/null || true
+  find /sys/fs/cgroup -maxdepth 2 -name "$CLUSTER-node*" -printf 'cgroup %p\n'
+  awk -v directory="$DATA_DIR" 'index($2, directory) { print "mount " $2 }' /proc/mounts
+  # Whatever names a file of the cluster, or is in a cgroup of its.
+  for file in /proc/[0-9]*; do
+    if tr '\0' ' ' 2>/dev/null <"$file/cmdline" | grep -qF "$DATA_DIR/" ||
+      grep -qsE "/$CLUSTER-node[0-9]" "$file/cgroup"; then
+      printf 'process %s: %s\n' "${file#/proc/}" "$(tr '\0' ' ' <"$file/cmdline" 2>/dev/null | cut -c 1-100)"
+    fi
+  done
+}
+
 cluster_down() {
+  local leftovers
   require_root
   lock
   cluster_remove
   rm -f "/run/$CLUSTER.lock"
+  leftovers=$(cluster_leftovers)
+  [[ -z $leftovers ]] || die "down, but for:"$'\n'"$leftovers"
   say "down"
 }
 
