@@ -56,7 +56,8 @@ usage() {
 Usage: scripts/cluster.sh COMMAND
 
   setup                           install the Debian packages that it needs, and say whether Go is new enough
-  build                           build the programs and images that `up` needs; nothing if they are up to date
+  build [--suite]                 build the programs and images that `up` needs; nothing if they are up to date. --suite:
+                                  build the end-to-end suite instead (scripts/conformance.sh does)
   up [--nodes N] [--kube-proxy nftables|iptables|none]
                                   start a cluster (default: 2 nodes, nftables), build first; nothing if it is up
   down                            stop everything that was started here and remove all of it
@@ -103,6 +104,16 @@ lock() {
 
 kubectl_admin() { in_netns "$CONTROL_NS" "$BIN/kubectl" --kubeconfig "$KUBECONFIGS/admin" "$@"; }
 
+cluster_build() {
+  require_root
+  lock
+  case ${1-} in
+    '') build_all ;;
+    --suite) build_suite ;;
+    *) usage >&2; die "build: unknown argument: $1" ;;
+  esac
+}
+
 cluster_up() {
   local nodes=2 kube_proxy=nftables program node
   while (($#)); do
@@ -135,7 +146,7 @@ cluster_up() {
   trap 'exit 143' TERM
 
   mkdir -p "$CLUSTER_DIR"/{procs,nodes} "$DATA_DIR"/{log,etcd,nodes}
-  chmod 700 "$DATA_DIR"
+  chmod 700 "$DATA_DIR" "$DATA_DIR/etcd"
   local started=$SECONDS
   certificates_make
   network_up "$nodes"
@@ -249,7 +260,7 @@ main() {
   shift || true
   case $command in
     setup) cluster_setup ;;
-    build) require_root; lock; build_all ;;
+    build) cluster_build "$@" ;;
     up) cluster_up "$@" ;;
     down) cluster_down ;;
     status) cluster_status ;;

@@ -20,7 +20,8 @@ running_nodes() {
 in_node() {
   local node=$1 pid
   shift
-  pid=$(recorded_pid "$CLUSTER_DIR/nodes/$node.init") || die "$node does not run; there are: $(running_nodes | xargs)"
+  [[ -e $CLUSTER_DIR/nodes/$node.init ]] || die "no node '$node'; there are: $(running_nodes | xargs)"
+  pid=$(recorded_pid "$CLUSTER_DIR/nodes/$node.init") || die "$node has ended; see: scripts/cluster.sh logs $node"
   nsenter --target "$pid" --mount --uts --net --pid -- "$@"
 }
 
