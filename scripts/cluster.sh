@@ -62,6 +62,8 @@ Usage: scripts/cluster.sh COMMAND
                                   start a cluster (default: 2 nodes, nftables), build first; nothing if it is up
   down                            stop everything that was started here and remove all of it
   status                          what runs
+  stop COMPONENT [SIGNAL]         end one (default: TERM), for tests of what happens without it; pods live on without kubelet
+  start COMPONENT                 start it again, as it was
   logs [COMPONENT [-f]]           the last lines of every component's log, or all of one's
   selftest                        pods on all nodes reach each other, Services, names and node ports; prints each step
 
@@ -145,7 +147,7 @@ cluster_up() {
   trap 'exit 130' INT
   trap 'exit 143' TERM
 
-  mkdir -p "$CLUSTER_DIR"/{procs,nodes} "$DATA_DIR"/{log,etcd,nodes}
+  mkdir -p "$CLUSTER_DIR"/{procs,commands,nodes} "$DATA_DIR"/{log,etcd,nodes}
   chmod 700 "$DATA_DIR" "$DATA_DIR/etcd"
   local started=$SECONDS
   certificates_make
@@ -265,6 +267,7 @@ main() {
     down) cluster_down ;;
     status) cluster_status ;;
     logs) require_up; cluster_logs "$@" ;;
+    stop | start) require_up; lock; component_command "$command" "$@" ;;
     selftest) require_up; selftest ;;
     kubectl) require_up; kubectl_admin "$@" ;;
     load) require_up; (($#)) || die "load IMAGE_ARCHIVE..."; images_load "$@" ;;

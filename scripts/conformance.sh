@@ -67,7 +67,7 @@ main() {
     die "the suite ended with status $status and no report"
   }
   if ((list)); then
-    results | sed 's/^[a-z]* //'
+    results | sed 's/^[a-z]* //' | sort
     return
   fi
   results | sort
