@@ -14,13 +14,15 @@ LAB_PACKAGES=(
   python3-flask python3-prometheus-client python3-psycopg2 tcpdump util-linux wrk
 )
 TEST_PACKAGES=(shellcheck)
+CLUSTER_PACKAGES=(buildah busybox-static conntrack containernetworking-plugins iptables openssl)
 
 usage() {
   cat <<'USAGE'
-Usage: scripts/setup.sh [--ebpf]
+Usage: scripts/setup.sh [--ebpf] [--cluster]
 
 Installs the Debian packages that building sluice, its tests, lab and demo need, and Rust if there is none.
-  --ebpf   also install the eBPF toolchain (only needed to change the program in xdp-redirect)
+  --ebpf      also install the eBPF toolchain (only needed to change the program in xdp-redirect)
+  --cluster   also install what scripts/cluster.sh needs (a real Kubernetes for tests), but for Go
 USAGE
 }
 
@@ -82,16 +84,20 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     -o Dpkg::Options::=--force-confold "$@"
   # Not at the next boot either. Only one that was not there before: another's nginx is none of our business.
-  if [[ " $* " == *" nginx "* ]] && command -v systemctl >/dev/null; then
-    systemctl --quiet disable nginx.service || true
-  fi
+  local service
+  for service in nginx containerd; do
+    if [[ " $* " == *" $service "* ]] && command -v systemctl >/dev/null; then
+      systemctl --quiet disable "$service.service" || true
+    fi
+  done
 }
 
 main() {
-  local ebpf=0
+  local ebpf=0 cluster=0
   while (($#)); do
     case $1 in
       --ebpf) ebpf=1 ;;
+      --cluster) cluster=1 ;;
       -h | --help) usage; return ;;
       *) usage >&2; die "unknown argument: $1" ;;
     esac
@@ -102,6 +108,12 @@ main() {
   rust=$(required_rust)
   [[ -n $rust ]] || die "Cargo.toml has no rust-version"
   mapfile -t packages < <(missing_packages "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${TEST_PACKAGES[@]}")
+  if ((cluster)); then
+    mapfile -t -O "${#packages[@]}" packages < <(missing_packages "${CLUSTER_PACKAGES[@]}")
+    # Not where Docker's package brings them: Debian's would replace it.
+    command -v containerd >/dev/null || packages+=(containerd)
+    command -v runc >/dev/null || packages+=(runc)
+  fi
   if ! cargo_is_new_enough "$rust"; then
     say "no cargo >= $rust"
     packages+=(cargo-web rustc-web)

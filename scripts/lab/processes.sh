@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Processes that the lab started: recorded as pid and start time, so that a reused pid is never taken for one of ours.
+# Processes that the lab, or the cluster, started: recorded as pid and start time, so that a reused pid is never taken for one of ours.
 
 # Start time of process $1 in clock ticks since boot (proc(5), /proc/PID/stat, field 22).
 start_time() {

@@ -1,0 +1,31 @@
+// Command agnhost is the part of Kubernetes' test image of that name that network tests use: servers that say which pod
+// they are, clients that say why they could not connect, and `pause`. Upstream's whole program is five times as large.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+	"k8s.io/component-base/cli"
+	"k8s.io/kubernetes/test/images/agnhost/connect"
+	"k8s.io/kubernetes/test/images/agnhost/dns"
+	"k8s.io/kubernetes/test/images/agnhost/netexec"
+	"k8s.io/kubernetes/test/images/agnhost/pause"
+	"k8s.io/kubernetes/test/images/agnhost/porter"
+	servehostname "k8s.io/kubernetes/test/images/agnhost/serve-hostname"
+	tcpreset "k8s.io/kubernetes/test/images/agnhost/tcp-reset"
+)
+
+func main() {
+	root := &cobra.Command{Use: "agnhost"}
+	root.AddCommand(
+		connect.CmdConnect,
+		dns.CmdDNSSuffix, dns.CmdDNSServerList, dns.CmdEtcHosts,
+		netexec.CmdNetexec,
+		pause.CmdPause,
+		porter.CmdPorter,
+		servehostname.CmdServeHostname,
+		tcpreset.CmdTCPReset,
+	)
+	os.Exit(cli.Run(root))
+}
