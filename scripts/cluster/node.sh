@@ -47,7 +47,7 @@ node_start() {
   local node=$1 directory path pid
   directory=$(node_directory "$node")
   for path in "${NODE_PATHS[@]}"; do
-    mkdir -p "$directory/root$path"
+    mkdir -p "$directory/tree$path"
     node_make_mount_point "$path"
   done
   node_make_cgroups "$CLUSTER-$node"
@@ -179,8 +179,8 @@ node_join() {
   for name in "${IMAGE_NAMES[@]}"; do
     node_load "$node" "$IMAGES/$name.tar"
   done
-  mkdir -p "$directory/root/opt/cni/bin" "$directory/root/etc/cni/net.d"
-  cp /usr/lib/cni/{host-local,loopback,portmap,ptp} "$directory/root/opt/cni/bin/"
+  mkdir -p "$directory/tree/opt/cni/bin" "$directory/tree/etc/cni/net.d"
+  cp /usr/lib/cni/{host-local,loopback,portmap,ptp} "$directory/tree/opt/cni/bin/"
   make_kubeconfig "$node" "/O=system:nodes/CN=system:node:$node"
   node_component "$node" kubelet "$BIN/kubelet" --config "$directory/kubelet.yaml" --kubeconfig "$KUBECONFIGS/$node" \
     --hostname-override "$node" --node-ip "$(node_ip4 "$node"),$(node_ip6 "$node")" --cert-dir /var/lib/kubelet/pki
@@ -207,7 +207,7 @@ node_finish() {
 }
 
 node_write_cni() {
-  local configuration=$1/root/etc/cni/net.d ranges=() cidr
+  local configuration=$1/tree/etc/cni/net.d ranges=() cidr
   shift
   for cidr in "$@"; do
     ranges+=("[{\"subnet\": \"$cidr\"}]")

@@ -25,7 +25,7 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/netns /run/lock
 for path in "$@"; do
-  mount --bind "$directory/root$path" "$path"
+  mount --bind "$directory/tree$path" "$path"
 done
 for name in "${SYSCTLS[@]}"; do
   [[ -e /proc/sys/$name ]] || continue
