@@ -273,7 +273,7 @@ fn subjects_are_pods_and_the_local_node_is_let_in_below_the_admin() {
     );
     check(
         &[host_network],
-        "pay/agent world 1 allow\nshop/db world 1 allow\nshop/db 203.0.113.9 1 deny-rule",
+        "pay/agent world 1 allow\nshop/db world 1 deny-rule\nshop/db 203.0.113.9 1 deny-rule",
     );
     check(
         &[kcnp("p", "Admin", 0, &ingress("Deny", FROM_PODS))],
