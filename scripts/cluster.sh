@@ -79,7 +79,7 @@ Pods get 10.244.0.0/16 and fd00:10:244::/56, Services 10.96.0.0/16 and fd00:10:9
 the node in /etc/cni/net.d, without masquerading; between nodes go plain routes. With --kube-proxy none Service addresses
 lead nowhere until something else serves them.
 
-Images: registry.k8s.io/e2e-test-images/agnhost (a part of upstream's, with sh and curl), registry.k8s.io/pause, coredns.
+Images: registry.k8s.io/e2e-test-images/agnhost (a part of upstream's, with sh, curl and nc), registry.k8s.io/pause, coredns.
 
 Environment: SLUICE_CLUSTER (name of the cluster, default sluice-cluster). Built: target/cluster. Kept until `down`:
 /run/$SLUICE_CLUSTER, /var/lib/$SLUICE_CLUSTER.
@@ -104,7 +104,9 @@ lock() {
   flock -w 60 9 || die "another cluster.sh is busy for over 60 s"
 }
 
-kubectl_admin() { in_netns "$CONTROL_NS" "$BIN/kubectl" --kubeconfig "$KUBECONFIGS/admin" "$@"; }
+kubectl_admin() {
+  in_netns "$CONTROL_NS" "$BIN/kubectl" --kubeconfig "$KUBECONFIGS/admin" --cache-dir "$DATA_DIR/kubectl-cache" "$@"
+}
 
 cluster_build() {
   require_root
@@ -137,7 +139,7 @@ cluster_up() {
     say "already up"
     return
   fi
-  for program in containerd ctr runc buildah nft iptables conntrack openssl curl busybox; do
+  for program in containerd ctr runc buildah nft iptables conntrack openssl curl nc.openbsd busybox; do
     command -v "$program" >/dev/null || die "no $program; run: scripts/cluster.sh setup"
   done
   [[ -x /usr/lib/cni/ptp ]] || die "no /usr/lib/cni/ptp; run: scripts/cluster.sh setup"
@@ -192,7 +194,6 @@ cluster_remove() {
   done
   network_down
   node_remove_cgroups
-  node_remove_mount_points
   rm -rf --one-file-system "$DATA_DIR" "$CLUSTER_DIR"
 }
 

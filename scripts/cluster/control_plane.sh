@@ -33,8 +33,8 @@ control_plane_start() {
     --authorization-kubeconfig "$KUBECONFIGS/controller-manager" --bind-address 127.0.0.1 --leader-elect=false \
     --allocate-node-cidrs --cluster-cidr "$POD_CIDR4,$POD_CIDR6" \
     --service-cluster-ip-range "$SERVICE_CIDR4,$SERVICE_CIDR6" --use-service-account-credentials \
-    --root-ca-file "$CERTIFICATES/ca.crt" --service-account-private-key-file "$CERTIFICATES/service-account.key" \
-    --profiling=false
+    --flex-volume-plugin-dir "$DATA_DIR/volume-plugins" --root-ca-file "$CERTIFICATES/ca.crt" \
+    --service-account-private-key-file "$CERTIFICATES/service-account.key" --profiling=false
   control_component kube-scheduler --kubeconfig "$KUBECONFIGS/scheduler" \
     --authentication-kubeconfig "$KUBECONFIGS/scheduler" --authorization-kubeconfig "$KUBECONFIGS/scheduler" \
     --bind-address 127.0.0.1 --leader-elect=false --profiling=false

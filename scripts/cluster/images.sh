@@ -19,7 +19,7 @@ coredns_version() { sed -n 's/^\tgithub\.com\/coredns\/coredns v\([0-9.]*\)$/\1/
 images_stamp() {
   {
     cat "$BIN/stamp" "$SCRIPTS/cluster/images.sh"
-    sha256sum "$(command -v curl)" "$(command -v busybox)"
+    sha256sum "$(command -v curl)" "$(command -v nc.openbsd)" "$(command -v busybox)"
   } | sha256sum | cut -d' ' -f1
 }
 
@@ -36,9 +36,20 @@ build_images() {
   printf '%s\n' "$stamp" >"$IMAGES/stamp"
 }
 
+# stage_program ROOT PROGRAM TARGET: copies a program of the machine with the libraries that it is linked to.
+stage_program() {
+  local root=$1 program=$2 target=$3 library
+  mkdir -p "$root${target%/*}"
+  cp -L "$program" "$root$target"
+  ldd "$program" | grep -oE '/[^ ]+' | while read -r library; do
+    mkdir -p "$root${library%/*}"
+    cp -L "$library" "$root$library"
+  done
+}
+
 # Stages the content of image $1 in directory $2, its Dockerfile's remaining lines on standard output.
 stage_image() {
-  local name=$1 root=$2 library
+  local name=$1 root=$2
   case $name in
     pause)
       cp "$BIN/agnhost" "$root/agnhost"
@@ -46,17 +57,16 @@ stage_image() {
       ;;
     agnhost)
       cp "$BIN/agnhost" "$root/agnhost"
-      # The suite's Service specs say `/bin/sh -c "curl ..."`; so do people.
-      mkdir -p "$root"/{bin,tmp,etc} "$root/usr/bin"
+      # The suite's Service specs say `/bin/sh -c "curl ..."` and `nc -v -w 2 ...`; so do people.
+      # Not by busybox: its shell prefers its own `nc`, which has no -v.
+      mkdir -p "$root"/{bin,tmp,etc}
       cp "$(command -v busybox)" "$root/bin/busybox"
-      for name in sh cat echo env grep hostname ip ls nc printf ps sleep test true wc; do
+      for name in cat echo env grep hostname ip ls printf ps sleep test true wc; do
         ln -s busybox "$root/bin/$name"
       done
-      cp "$(command -v curl)" "$root/usr/bin/curl"
-      ldd "$(command -v curl)" | grep -oE '/[^ ]+' | while read -r library; do
-        mkdir -p "$root${library%/*}"
-        cp -L "$library" "$root$library"
-      done
+      stage_program "$root" "$(command -v dash)" /bin/sh
+      stage_program "$root" "$(command -v curl)" /usr/bin/curl
+      stage_program "$root" "$(command -v nc.openbsd)" /usr/bin/nc
       printf 'root:x:0:0::/:/bin/sh\n' >"$root/etc/passwd"
       chmod 1777 "$root/tmp"
       printf 'ENTRYPOINT ["/agnhost"]\nCMD ["pause"]\n'

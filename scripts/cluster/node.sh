@@ -5,9 +5,6 @@
 # What kubelet, containerd and CNI plugins write to outside /run, and DaemonSets mount by its usual name. Each node has its own.
 NODE_PATHS=(/etc/cni /opt/cni /var/lib/cni /var/lib/containerd /var/lib/kubelet /var/log/containers /var/log/pods)
 
-# In $DATA_DIR, a line for every directory that is there only as a place to mount on.
-MOUNT_POINTS=$DATA_DIR/mount-points
-
 node_directory() { printf '%s/nodes/%s\n' "$DATA_DIR" "$1"; }
 
 running_nodes() {
@@ -47,39 +44,18 @@ node_start() {
   local node=$1 directory path pid
   directory=$(node_directory "$node")
   for path in "${NODE_PATHS[@]}"; do
-    mkdir -p "$directory/tree$path"
-    node_make_mount_point "$path"
+    mkdir -p "$directory/files$path"
   done
   node_make_cgroups "$CLUSTER-$node"
   node_write_configuration "$node"
   component_start "$node" nsenter --net="/run/netns/$(node_netns "$node")" -- \
     unshare --mount --uts --pid --fork --kill-child --mount-proc --propagation private -- \
-    bash "$SCRIPTS/cluster/node_init.sh" "$node" "$directory" "${NODE_PATHS[@]}"
+    bash "$SCRIPTS/cluster/node_init.sh" "$node" "$DATA_DIR" "${NODE_PATHS[@]}"
   wait_for 10 "$node" "$node has set up its mounts" test -e "$directory/ready"
   pid=$(pgrep -P "$(recorded_pid "$CLUSTER_DIR/procs/$node")") || component_failed "$node" "$node has ended"
   record_process "$CLUSTER_DIR/nodes/$node.init" "$pid" KILL
+  in_node "$node" test -x "$BIN/kubelet" || die "a node does not see $BIN: it has a /run, /var/lib and /var/log of its own"
   node_component "$node" containerd containerd --config "$directory/containerd.toml"
-}
-
-# Creates directory $1 and the missing ones above it, and remembers them.
-node_make_mount_point() {
-  local path=$1 missing=()
-  while [[ ! -d $path ]]; do
-    missing=("$path" "${missing[@]}")
-    path=${path%/*}
-  done
-  for path in "${missing[@]}"; do
-    mkdir "$path"
-    printf '%s\n' "$path" >>"$MOUNT_POINTS"
-  done
-}
-
-node_remove_mount_points() {
-  local path
-  [[ -e $MOUNT_POINTS ]] || return 0
-  while read -r path; do
-    rmdir "$path" 2>/dev/null || say "$path is not empty any more and stays"
-  done < <(tac "$MOUNT_POINTS")
 }
 
 node_make_cgroups() {
@@ -157,6 +133,7 @@ containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 clusterDomain: cluster.local
 clusterDNS: [$DNS_SERVICE_IP4]
 resolvConf: $directory/resolv.conf
+volumePluginDir: /var/lib/kubelet/volume-plugins
 YAML
   printf '# No name server outside the cluster.\n' >"$directory/resolv.conf"
   # nf_conntrack_max is the machine's and is not to be written.
@@ -179,8 +156,8 @@ node_join() {
   for name in "${IMAGE_NAMES[@]}"; do
     node_load "$node" "$IMAGES/$name.tar"
   done
-  mkdir -p "$directory/tree/opt/cni/bin" "$directory/tree/etc/cni/net.d"
-  cp /usr/lib/cni/{host-local,loopback,portmap,ptp} "$directory/tree/opt/cni/bin/"
+  mkdir -p "$directory/files/opt/cni/bin" "$directory/files/etc/cni/net.d"
+  cp /usr/lib/cni/{host-local,loopback,portmap,ptp} "$directory/files/opt/cni/bin/"
   make_kubeconfig "$node" "/O=system:nodes/CN=system:node:$node"
   node_component "$node" kubelet "$BIN/kubelet" --config "$directory/kubelet.yaml" --kubeconfig "$KUBECONFIGS/$node" \
     --hostname-override "$node" --node-ip "$(node_ip4 "$node"),$(node_ip6 "$node")" --cert-dir /var/lib/kubelet/pki
@@ -207,7 +184,7 @@ node_finish() {
 }
 
 node_write_cni() {
-  local configuration=$1/tree/etc/cni/net.d ranges=() cidr
+  local configuration=$1/files/etc/cni/net.d ranges=() cidr
   shift
   for cidr in "$@"; do
     ranges+=("[{\"subnet\": \"$cidr\"}]")

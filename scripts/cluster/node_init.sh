@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# PID 1 of a node: node_init.sh NODE DIRECTORY PATH... . Gives the node's mount namespace what a machine of its own would
-# have, says so by the file DIRECTORY/ready, and then collects the processes that lose their parents.
+# PID 1 of a node: node_init.sh NODE DATA_DIR PATH... . Gives the node's mount namespace what a machine of its own would have,
+# each PATH included, says so by the file DATA_DIR/nodes/NODE/ready, and then collects the processes that lose their parents.
 set -euo pipefail
 
-node=$1 directory=$2
+node=$1 data=$2 directory=$2/nodes/$1
 shift 2
 
 # Sysctls of the whole machine that kubelet sets, or refuses to run without: it shall set copies.
@@ -22,10 +22,23 @@ mount --rbind "$directory/cgroup" /sys/fs/cgroup
 umount -l "$directory/cgroup"
 mount -t bpf bpf /sys/fs/bpf
 
+# Places to mount on, without making any on the machine: it may have none of the paths, and another cluster may be using them.
+for parent in /etc /opt; do
+  mkdir -p "$directory"/{upper,work}"$parent"
+  mount -t overlay -o "lowerdir=$parent,upperdir=$directory/upper$parent,workdir=$directory/work$parent" overlay "$parent"
+done
+# Not an overlay: $data is below it, and must not be below its own lower directory.
+mkdir "$directory/var-lib"
+mount -t tmpfs -o mode=755 tmpfs "$directory/var-lib"
+mkdir "$directory/var-lib/${data##*/}"
+mount --bind "$data" "$directory/var-lib/${data##*/}"
+mount --move "$directory/var-lib" /var/lib
+mount -t tmpfs -o mode=755 tmpfs /var/log
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/netns /run/lock
 for path in "$@"; do
-  mount --bind "$directory/tree$path" "$path"
+  mkdir -p "$path"
+  mount --bind "$directory/files$path" "$path"
 done
 for name in "${SYSCTLS[@]}"; do
   [[ -e /proc/sys/$name ]] || continue
