@@ -3,7 +3,7 @@
 //! Attaching: guard, XDP with an empty slot, routes (the caller's), socket, worker, slot. Detaching goes the other way. All calls
 //! block for milliseconds (sockets are opened and closed here, never on the worker).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -273,6 +273,14 @@ impl Dataplane {
     /// [`DataplaneError::Load`].
     pub fn release(&mut self, interface: &str) -> Result<(), DataplaneError> {
         Ok(self.loader.detach(interface)?)
+    }
+
+    /// Interfaces that something is pinned of, whether they still exist or not.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Load`].
+    pub fn pinned(&self) -> Result<BTreeSet<String>, DataplaneError> {
+        Ok(self.loader.pinned()?)
     }
 
     /// The interface that a slot serves.

@@ -222,9 +222,10 @@ impl Supervisor {
     async fn adopt(&mut self) {
         let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
         for endpoint in known {
-            if self.devices.find(&endpoint.spec.interface).await.is_none() {
+            if self.devices.is_gone(&endpoint.spec.interface).await {
                 tracing::info!(pod = %endpoint.spec.pod, "interface is gone: endpoint forgotten");
                 self.forget(&endpoint).await;
+                self.release(&endpoint.spec.interface);
                 continue;
             }
             if let Err(error) = self.attach(&endpoint).await {
@@ -260,6 +261,7 @@ impl Supervisor {
                 },
                 _ = ticks.tick() => {
                     self.reconcile().await;
+                    self.release_gone().await;
                     self.adopt_cached().await;
                 }
                 _ = terminate.recv() => return Ok(()),
@@ -324,6 +326,9 @@ impl Supervisor {
         let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
         if !known && let Err(error) = self.attach(&endpoint).await {
             self.detach(&endpoint).await;
+            if endpoint.spec.attachment.is_none() {
+                self.release(&endpoint.spec.interface);
+            }
             return Err(ApiError::new(ErrorCode::Failed, &format!("{error:#}")));
         }
         Ok(self.endpoint_status(&endpoint))
@@ -368,6 +373,10 @@ impl Supervisor {
         }
         let last = self.endpoint_status(&endpoint);
         self.detach(&endpoint).await;
+        // The runtime removes the interface next; until it has, nothing must pass it.
+        if attachment.is_none() {
+            self.release(&endpoint.spec.interface);
+        }
         Ok(last)
     }
 
@@ -398,7 +407,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Everything back, in the opposite order; what fails is reported and the rest goes on.
+    /// Everything back, in the opposite order, but for the programs: the interface stays closed until it is released. What fails is
+    /// reported and the rest goes on.
     async fn detach(&mut self, endpoint: &Endpoint) {
         let interface = &endpoint.spec.interface;
         if let Err(error) = block_in_place(|| self.dataplane.stop(endpoint.key)) {
@@ -417,10 +427,30 @@ impl Supervisor {
             tracing::error!(pod = %endpoint.spec.pod, %error, "cannot forget the endpoint");
         }
         self.reconcile().await;
-        if let Err(error) = block_in_place(|| self.dataplane.release(&endpoint.spec.interface)) {
-            tracing::error!(interface = %endpoint.spec.interface, %error, "cannot remove programs");
-        }
         self.warnings.remove(&endpoint.key.slot);
+    }
+
+    /// Lets an interface go that is no endpoint any more: from then on the kernel serves it.
+    fn release(&mut self, interface: &str) {
+        if let Err(error) = block_in_place(|| self.dataplane.release(interface)) {
+            tracing::error!(%interface, %error, "cannot remove programs");
+        }
+    }
+
+    /// Removes what is pinned of interfaces that are gone.
+    async fn release_gone(&mut self) {
+        let pinned = match block_in_place(|| self.dataplane.pinned()) {
+            Ok(pinned) => pinned,
+            Err(error) => {
+                tracing::error!(%error, "cannot look for pins of interfaces that are gone");
+                return;
+            }
+        };
+        for interface in pinned {
+            if self.registry.by_interface(&interface).is_none() && self.devices.is_gone(&interface).await {
+                self.release(&interface);
+            }
+        }
     }
 
     async fn link_removed(&mut self, index: u32, name: &str) {
@@ -434,9 +464,11 @@ impl Supervisor {
             {
                 tracing::info!(pod = %endpoint.spec.pod, interface = name, "interface is gone");
                 self.detach(&endpoint).await;
+                self.release(&endpoint.spec.interface);
             }
             _ => self.reconcile().await,
         }
+        self.release_gone().await;
     }
 
     /// Brings the node to what the endpoints need, and serves the host pairs again if somebody removed them.

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use policy::DropReason;
+use serde_json::json;
 use sluice_e2e::fence::{self, fence};
 use sluice_e2e::http::{self, Response, Server};
 use sluice_e2e::lab::{NODE, OUTSIDE};
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         new_policy_cuts_an_established_connection,
         removed_policy_lets_everything_pass_again,
         pod_deleted_under_traffic_loses_no_frame,
+        interface_that_the_runtime_detaches_stays_closed_until_it_is_gone,
         address_reused_by_another_pod_gets_its_policy_and_never_the_old_one,
         one_hundred_and_ten_endpoints_come_talk_and_go,
     ])
@@ -401,6 +404,48 @@ fn removed_policy_lets_everything_pass_again(bed: &mut Lifecycle) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// Asks the agent as `sluice-cni` does.
+fn ask(lab: &Lab, request: &serde_json::Value) -> Result<String> {
+    let mut stream = UnixStream::connect(lab.dir().join("run/sluice.sock"))?;
+    writeln!(stream, "{request}")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    ensure!(!answer.contains("\"reply\":\"error\""), "{request}: {answer}");
+    Ok(answer)
+}
+
+fn interface_that_the_runtime_detaches_stays_closed_until_it_is_gone(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    let target = bed.lab.add_pod("app/target", "app=target")?;
+    bed.lab
+        .run(&["sluice", "endpoint", "delete", "--pod", "app/target"])?;
+    let address = target.ip4.to_string();
+    let ping = || bed.lab.on_node(&["ping", "-c", "1", "-W", "1", &address]);
+    ping().context("an interface that is let go is the kernel's")?;
+    let pod = json!({"namespace": "app", "name": "target"});
+    let attachment = json!({"network": "lab", "container_id": "c1"});
+    let mac = target.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let spec =
+        json!({"pod": pod, "interface": target.veth, "ipv4": address, "mac": mac, "attachment": attachment});
+    ask(&bed.lab, &json!({"request": "endpoint_add", "arguments": spec}))?;
+    ask(
+        &bed.lab,
+        &json!({"request": "endpoint_delete", "arguments": {"pod": pod, "attachment": attachment}}),
+    )?;
+    ensure!(
+        ping().is_err(),
+        "the kernel reached a pod whose interface the runtime has not removed yet"
+    );
+    let (pins, name) = (bed.lab.dir().join("bpf"), format!("*{}*", target.veth));
+    let pins = pins.display().to_string();
+    let pinned = || bed.lab.on_node(&["find", &pins, "-name", &name]);
+    ensure!(!pinned()?.trim().is_empty(), "it is closed by pins");
+    bed.lab.run(&["pod", "del", "app/target", "--no-agent"])?;
+    wait::until("its pins are gone", wait::LONG, || {
+        Ok(pinned()?.trim().is_empty().then_some(()))
+    })
 }
 
 fn pod_deleted_under_traffic_loses_no_frame(bed: &mut Lifecycle) -> Result<()> {

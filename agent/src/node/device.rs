@@ -4,7 +4,8 @@ use datapath::interface::MacAddr;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
-use super::NodeError;
+use super::link::ENODEV;
+use super::{NodeError, errno};
 use crate::dataplane::Device;
 
 /// Looks interfaces up by name.
@@ -29,6 +30,15 @@ impl Devices {
     pub async fn find(&self, name: &str) -> Option<Device> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         device(&links.try_next().await.ok()??)
+    }
+
+    /// Whether the kernel says that there is no interface of that name. A question that fails says nothing.
+    pub async fn is_gone(&self, name: &str) -> bool {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        match links.try_next().await {
+            Ok(link) => link.is_none(),
+            Err(error) => errno(&error) == Some(ENODEV),
+        }
     }
 }
 

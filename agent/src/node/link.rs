@@ -66,7 +66,7 @@ pub(super) async fn get(handle: &Handle, name: &str) -> Result<Option<Link>, Nod
 }
 
 /// No such device (uapi/asm-generic/errno-base.h).
-const ENODEV: i32 = 19;
+pub(super) const ENODEV: i32 = 19;
 
 /// Makes sure of a pair's existence. A pair that is not what it should be is deleted and made anew, which costs the worker its
 /// socket there: the caller learns of it by the returned drift.
