@@ -28,11 +28,11 @@ const PAGE: u32 = 500;
 
 /// Which watch, by its place in the list of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WatchId(pub(super) usize);
+pub struct WatchId(pub usize);
 
 /// Something that a watch has seen.
 #[derive(Debug)]
-pub(super) enum Observed {
+pub enum Observed {
     /// A list begins: what it does not hold when it ends is gone.
     ListBegins,
     /// An object of the list.
@@ -58,27 +58,50 @@ enum End {
     },
 }
 
+/// The resource of a kind, in the version that is preferred.
+#[must_use]
+pub fn resource(kind: Kind) -> ApiResource {
+    let (group, version) = kind.group_versions().next().unwrap_or_default();
+    resource_in(kind, group, version)
+}
+
+fn resource_in(kind: Kind, group: &str, version: &str) -> ApiResource {
+    let gvk = GroupVersionKind::gvk(group, version, kind.name());
+    ApiResource::from_gvk_with_plural(&gvk, kind.plural())
+}
+
 /// What to watch.
 #[derive(Debug, Clone)]
 pub struct Watch {
     /// Kind of the objects.
     pub kind: Kind,
+    /// Namespace of the objects; all if there is none.
+    pub namespace: Option<String>,
     /// Field selector that limits them.
     pub fields: Option<String>,
+    /// Label selector that limits them.
+    pub labels: Option<String>,
 }
 
 impl Watch {
     /// Every object of a kind.
     #[must_use]
     pub const fn all(kind: Kind) -> Self {
-        Self { kind, fields: None }
+        Self {
+            kind,
+            namespace: None,
+            fields: None,
+            labels: None,
+        }
     }
 
     /// For people.
     pub(super) fn name(&self) -> String {
-        match &self.fields {
-            None => self.kind.plural().to_owned(),
-            Some(fields) => format!("{} ({fields})", self.kind.plural()),
+        let limits = [&self.namespace, &self.fields, &self.labels];
+        let limits: Vec<&str> = limits.into_iter().flatten().map(String::as_str).collect();
+        match limits.as_slice() {
+            [] => self.kind.plural().to_owned(),
+            limits => format!("{} ({})", self.kind.plural(), limits.join(", ")),
         }
     }
 
@@ -87,8 +110,7 @@ impl Watch {
         let mut pause = LEAST_BACKOFF;
         loop {
             for (group, version) in self.kind.group_versions() {
-                let kind = GroupVersionKind::gvk(group, version, self.kind.name());
-                let resource = ApiResource::from_gvk_with_plural(&kind, self.kind.plural());
+                let resource = resource_in(self.kind, group, version);
                 match self.follow(id, client.clone(), &resource, &reports).await {
                     End::NobodyListens => return,
                     End::Absent { was_there: true } => pause = LEAST_BACKOFF,
@@ -112,9 +134,13 @@ impl Watch {
         resource: &ApiResource,
         reports: &mpsc::Sender<(WatchId, Observed)>,
     ) -> End {
-        let api: Api<DynamicObject> = Api::all_with(client, resource);
+        let api: Api<DynamicObject> = match &self.namespace {
+            None => Api::all_with(client, resource),
+            Some(namespace) => Api::namespaced_with(client, namespace, resource),
+        };
         let config = watcher::Config {
             field_selector: self.fields.clone(),
+            label_selector: self.labels.clone(),
             timeout: Some(WATCH_SECONDS),
             page_size: Some(PAGE),
             ..watcher::Config::default()
