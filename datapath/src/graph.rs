@@ -18,6 +18,7 @@ use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::FlowDirection;
 use crate::flow::{FlowHasher, FlowKey};
 use crate::fragment::{FragmentLimits, FragmentTable, Released};
+use crate::hold::{HoldLimits, HoldTable};
 use crate::interface::InterfaceConfig;
 use crate::interface_table::InterfaceTable;
 use crate::l7_flow::L7Flows;
@@ -38,6 +39,8 @@ pub struct GraphConfig {
     pub translations: usize,
     /// Flows with L7 state.
     pub l7_flows: usize,
+    /// Packets held for peers that are not known yet.
+    pub hold: HoldLimits,
 }
 
 impl Default for GraphConfig {
@@ -47,6 +50,7 @@ impl Default for GraphConfig {
             flows_per_endpoint: 65_536,
             translations: 65_536,
             l7_flows: 8192,
+            hold: HoldLimits::default(),
         }
     }
 }
@@ -85,6 +89,8 @@ pub struct Transit {
     pub hash: u64,
     /// The translation, when the destination is a service.
     pub translated: Option<Translated>,
+    /// When it is judged for good, if it was held: nanoseconds of the worker's clock.
+    pub held_until_ns: Option<u64>,
 }
 
 /// A drop, and what decided it.
@@ -118,6 +124,9 @@ pub struct Graph {
     pub(crate) conntrack: Conntrack,
     pub(crate) translations: Translations,
     pub(crate) fragments: FragmentTable<Transit>,
+    pub(crate) holds: HoldTable<Transit>,
+    /// Whether held packets were not judged by the snapshot yet.
+    snapshot_is_new: bool,
     /// Scratch of the fragment stage.
     pub(crate) released: Vec<Released<Transit>>,
     pub(crate) l7: L7Flows,
@@ -151,6 +160,8 @@ impl Graph {
             conntrack: Conntrack::new(config.flows, config.flows_per_endpoint, hasher),
             translations: Translations::new(config.translations, seed),
             fragments: FragmentTable::new(FragmentLimits::default()),
+            holds: HoldTable::new(config.hold),
+            snapshot_is_new: false,
             released: Vec::with_capacity(32),
             l7: L7Flows::new(config.l7_flows),
             errors: ErrorBudget::default(),
@@ -185,6 +196,7 @@ impl Graph {
     /// Returns the former one: freeing a large snapshot is not the worker's work.
     #[must_use]
     pub fn replace_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.snapshot_is_new = true;
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
@@ -211,22 +223,54 @@ impl Graph {
         self.interfaces.attach(config);
     }
 
-    /// Stops serving an interface: its flows and held fragments are forgotten.
+    /// Stops serving an interface: its flows and held packets are forgotten.
     pub fn detach(&mut self, key: EndpointKey) {
         self.interfaces.detach(key);
         let (translations, l7) = (&mut self.translations, &mut self.l7);
         self.conntrack
             .remove_endpoint(key, |entry| forget(translations, l7, entry));
         stage::fragment::forget(self, key);
+        stage::hold::forget(self, key);
     }
 
-    /// Frames that are held on purpose: early fragments.
+    /// Frames that are held on purpose: early fragments, and first packets of peers that are not known yet.
     #[must_use]
     pub fn held_frames(&self) -> usize {
         self.fragments
             .held_packets()
+            .chain(self.holds.packets())
             .map(|transit| transit.packet.frames())
             .sum()
+    }
+
+    /// Judges held packets again that a new snapshot may let pass, or whose time is up; to be called before the first batch of an
+    /// iteration, so that no packet overtakes them.
+    pub fn release_held(&mut self, outbox: &mut Vec<(EndpointKey, Packet)>) {
+        let all = std::mem::take(&mut self.snapshot_is_new);
+        if !self.holds.is_empty() {
+            stage::hold::release(self, all, outbox);
+        }
+    }
+
+    /// When the next held packet must be judged, nanoseconds of the worker's clock.
+    #[must_use]
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.holds.next_deadline_ns()
+    }
+
+    /// Runs the stages after parse over a packet that was held, as if it came now.
+    pub(crate) fn resume(
+        &mut self,
+        transit: Transit,
+        sent: FlowKey,
+        outbox: &mut Vec<(EndpointKey, Packet)>,
+    ) {
+        let mut batch = std::mem::take(&mut self.batch);
+        stage::parse::translate(self, transit, sent, &mut batch);
+        for transit in batch.drain(..) {
+            self.judge(transit, None, outbox);
+        }
+        self.batch = batch;
     }
 
     /// Runs the stages over one batch from `sender`; what is to be sent goes to `outbox`, with its receiver.
@@ -273,7 +317,7 @@ impl Graph {
         self.counters.stage(Stage::Policy).add(1);
         let decided = match stage::policy::run(self, &transit, tracked) {
             Ok(decided) => decided,
-            Err((source, destination, refusal)) => return self.refuse(transit, source, destination, refusal),
+            Err(refused) => return stage::hold::refuse(self, transit, &tracked, refused),
         };
         // Before the gate: what it judges must leave.
         let path_mtu = match stage::forward::check_path(self, &transit, decided.receiver, outbox) {

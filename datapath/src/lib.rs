@@ -13,6 +13,7 @@ pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod graph;
+pub mod hold;
 pub mod interface;
 pub mod interface_table;
 pub mod l7_flow;

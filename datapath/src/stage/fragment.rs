@@ -2,12 +2,10 @@
 
 use policy::{DropReason, Identity};
 
+use super::hold::HELD_PART;
 use super::parse;
 use crate::fragment::Released;
 use crate::graph::{Graph, Refusal, Transit};
-
-/// Early fragments may hold one in so many of all frames.
-const HELD_PART: usize = 8;
 
 /// Takes a fragment in; what may go on, earlier arrivals included, goes to `batch`.
 pub fn run(graph: &mut Graph, transit: Transit, batch: &mut Vec<Transit>) {

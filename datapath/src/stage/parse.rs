@@ -69,6 +69,7 @@ pub fn run(
         key: FlowKey::UNSPECIFIED,
         hash: 0,
         translated: None,
+        held_until_ns: None,
     };
     if headers.fragment.is_some() {
         return super::fragment::run(graph, transit, batch);
