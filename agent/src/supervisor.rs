@@ -7,7 +7,7 @@
 mod cni;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io::IsTerminal;
 use std::net::IpAddr;
@@ -228,7 +228,7 @@ impl Supervisor {
                 self.release(&endpoint.spec.interface);
                 continue;
             }
-            if let Err(error) = self.attach(&endpoint).await {
+            if let Err(error) = self.attach(&endpoint, true).await {
                 tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
                 self.warnings
                     .entry(endpoint.key.slot)
@@ -289,7 +289,7 @@ impl Supervisor {
                 answer.send(self.endpoints()).ok();
             }
             Command::AddEndpoint(spec, answer) => {
-                answer.send(self.add(spec).await).ok();
+                answer.send(self.add(spec, false).await).ok();
             }
             Command::ConfigureEndpoint(pod, audit, answer) => {
                 answer.send(self.configure(&pod, audit)).ok();
@@ -324,7 +324,7 @@ impl Supervisor {
             .get(&spec.pod)
             .is_some_and(|endpoint| endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some());
         let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
-        if !known && let Err(error) = self.attach(&endpoint).await {
+        if !known && let Err(error) = self.attach(&endpoint, adopted).await {
             self.detach(&endpoint).await;
             if endpoint.spec.attachment.is_none() {
                 self.release(&endpoint.spec.interface);
@@ -381,7 +381,7 @@ impl Supervisor {
     }
 
     /// Guard, XDP with an empty slot, routes, socket, slot.
-    async fn attach(&mut self, endpoint: &Endpoint) -> anyhow::Result<()> {
+    async fn attach(&mut self, endpoint: &Endpoint, adopted: bool) -> anyhow::Result<()> {
         let spec = &endpoint.spec;
         let device = self
             .devices
@@ -391,7 +391,7 @@ impl Supervisor {
         let mode = block_in_place(|| self.dataplane.close(endpoint, &device))?;
         self.reconcile().await;
         self.introduce(endpoint);
-        block_in_place(|| self.dataplane.open(endpoint, &device, mode))?;
+        block_in_place(|| self.dataplane.open(endpoint, &device, mode, adopted))?;
         let mut warnings = Vec::new();
         if self.pod_tuning != PodTuning::Off {
             let threaded = self.pod_tuning == PodTuning::Throughput;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapshot, Verdict};
 
+use crate::adoption::{AdoptionLimits, Adoptions};
 use crate::capture::{Capture, CapturedPacket};
 use crate::conntrack::table::Found;
 use crate::conntrack::{Conntrack, Entry, EntryId, EntryVerdict, InsertError, TcpState};
@@ -19,7 +20,7 @@ use crate::flow::FlowDirection;
 use crate::flow::{FlowHasher, FlowKey};
 use crate::fragment::{FragmentLimits, FragmentTable, Released};
 use crate::hold::{HoldLimits, HoldTable};
-use crate::interface::InterfaceConfig;
+use crate::interface::{InterfaceConfig, InterfaceKind};
 use crate::interface_table::InterfaceTable;
 use crate::l7_flow::L7Flows;
 use crate::stage::{self, icmp_error::ErrorBudget};
@@ -41,6 +42,8 @@ pub struct GraphConfig {
     pub l7_flows: usize,
     /// Packets held for peers that are not known yet.
     pub hold: HoldLimits,
+    /// Connections of adopted endpoints.
+    pub adoption: AdoptionLimits,
 }
 
 impl Default for GraphConfig {
@@ -51,6 +54,7 @@ impl Default for GraphConfig {
             translations: 65_536,
             l7_flows: 8192,
             hold: HoldLimits::default(),
+            adoption: AdoptionLimits::default(),
         }
     }
 }
@@ -125,6 +129,7 @@ pub struct Graph {
     pub(crate) translations: Translations,
     pub(crate) fragments: FragmentTable<Transit>,
     pub(crate) holds: HoldTable<Transit>,
+    pub(crate) adoptions: Adoptions,
     /// Whether held packets were not judged by the snapshot yet.
     snapshot_is_new: bool,
     /// Scratch of the fragment stage.
@@ -161,6 +166,7 @@ impl Graph {
             translations: Translations::new(config.translations, seed),
             fragments: FragmentTable::new(FragmentLimits::default()),
             holds: HoldTable::new(config.hold),
+            adoptions: Adoptions::new(config.adoption),
             snapshot_is_new: false,
             released: Vec::with_capacity(32),
             l7: L7Flows::new(config.l7_flows),
@@ -218,9 +224,21 @@ impl Graph {
         self.translations.begin_batch();
     }
 
-    /// Begins to serve an interface.
+    /// Begins to serve an interface. Flows that were begun with its addresses by another way are forgotten: they would lead past it.
     pub fn attach(&mut self, config: InterfaceConfig) {
         self.interfaces.attach(config);
+        let (translations, l7, interfaces) = (&mut self.translations, &mut self.l7, &self.interfaces);
+        self.conntrack.remove_strays(
+            config.key,
+            |addr| interfaces.endpoint_at(addr) == Some(config.key),
+            |entry| forget(translations, l7, entry),
+        );
+        if let InterfaceKind::Endpoint(endpoint) = config.kind
+            && endpoint.adopted
+        {
+            self.adoptions.add(config.key);
+            self.adoptions.advance(&self.snapshot, self.clock.mono_ns);
+        }
     }
 
     /// Stops serving an interface: its flows and held packets are forgotten.
@@ -231,6 +249,7 @@ impl Graph {
             .remove_endpoint(key, |entry| forget(translations, l7, entry));
         stage::fragment::forget(self, key);
         stage::hold::forget(self, key);
+        self.adoptions.forget(key);
     }
 
     /// Frames that are held on purpose: early fragments, and first packets of peers that are not known yet.
@@ -243,10 +262,13 @@ impl Graph {
             .sum()
     }
 
-    /// Judges held packets again that a new snapshot may let pass, or whose time is up; to be called before the first batch of an
+    /// Does what a new snapshot or the time asks for: judges held packets again. To be called before the first batch of an
     /// iteration, so that no packet overtakes them.
-    pub fn release_held(&mut self, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    pub fn advance(&mut self, outbox: &mut Vec<(EndpointKey, Packet)>) {
         let all = std::mem::take(&mut self.snapshot_is_new);
+        if all && !self.adoptions.is_empty() {
+            self.adoptions.advance(&self.snapshot, self.clock.mono_ns);
+        }
         if !self.holds.is_empty() {
             stage::hold::release(self, all, outbox);
         }
@@ -266,7 +288,7 @@ impl Graph {
         outbox: &mut Vec<(EndpointKey, Packet)>,
     ) {
         let mut batch = std::mem::take(&mut self.batch);
-        stage::parse::translate(self, transit, sent, &mut batch);
+        stage::parse::translate(self, transit, sent, &mut batch, outbox);
         for transit in batch.drain(..) {
             self.judge(transit, None, outbox);
         }
@@ -307,12 +329,15 @@ impl Graph {
         }
         let tracked = match stage::conntrack::run(self, &transit, found) {
             Ok(tracked) => tracked,
-            Err(refusal) => {
-                if refusal.reason == DropReason::Midstream {
-                    stage::reset::answer_midstream(self, &transit, outbox);
+            Err(refusal) if refusal.reason == DropReason::Midstream => {
+                match stage::midstream::run(self, &transit, outbox) {
+                    Ok(tracked) => tracked,
+                    Err(refusal) => {
+                        return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal);
+                    }
                 }
-                return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal);
             }
+            Err(refusal) => return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal),
         };
         self.counters.stage(Stage::Policy).add(1);
         let decided = match stage::policy::run(self, &transit, tracked) {

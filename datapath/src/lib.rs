@@ -6,6 +6,7 @@
 //! confined to [`xsk`].
 #![deny(unsafe_code)]
 
+pub mod adoption;
 pub mod capture;
 pub mod conntrack;
 pub mod counters;

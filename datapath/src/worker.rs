@@ -198,7 +198,7 @@ impl Worker {
         if !self.obey() {
             return Ok(false);
         }
-        self.graph.release_held(&mut self.outbox);
+        self.graph.advance(&mut self.outbox);
         if !self.outbox.is_empty() {
             self.deliver();
         }

@@ -84,6 +84,7 @@ fn main() -> ExitCode {
         cleanup_leaves_nothing_behind,
         killed_agent_lets_nothing_pass,
         restarted_agent_lets_traffic_pass_again,
+        established_connection_survives_a_restart_and_one_under_http_rules_is_reset,
         restarted_agent_enforces_the_persisted_policy_without_its_manifests,
         new_policy_cuts_an_established_connection,
         removed_policy_lets_everything_pass_again,
@@ -345,6 +346,42 @@ fn exchange(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
     stream.read_exact(&mut answer)?;
     ensure!(answer == text);
     Ok(())
+}
+
+fn established_connection_survives_a_restart_and_one_under_http_rules_is_reset(
+    bed: &mut Lifecycle,
+) -> Result<()> {
+    bed.guarded()?;
+    drop(bed.http.take_requests());
+    for (tcp, http) in bed.server.at(TCP_PORT).into_iter().zip(bed.server.at(HTTP_PORT)) {
+        let server = echo_once(&bed.server.netns, TCP_PORT)?;
+        let mut stream = bed
+            .friend
+            .netns
+            .enter(|| TcpStream::connect_timeout(&tcp, wait::LONG))?;
+        stream.set_read_timeout(Some(wait::LONG))?;
+        exchange(&mut stream, b"before the restart")?;
+        let mut judged = http::Client::connect(&bed.friend.netns, http)?;
+        ensure!(judged.get("/")? == Response::served("/"));
+
+        bed.lab.run(&["agent", "kill"])?;
+        bed.lab.run(&["agent", "start"])?;
+        exchange(&mut stream, b"after the restart")?;
+        ensure!(judged.get("/").is_err(), "nobody has judged its bytes");
+        ensure!(http::get(&bed.friend.netns, http, "/")? == Response::served("/"));
+        // It is a flow like others: a policy cuts it.
+        bed.lab.enforce(&[("server", CLOSED_POLICY)])?;
+        bed.lab
+            .agent()
+            .expect_drops(DropReason::PolicyDenied, || Ok(stream.write_all(b"denied")?))?;
+        bed.lab.enforce(&[("server", POLICY)])?;
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer)?;
+        drop(stream);
+        let received = server.join().unwrap_or_else(|_panicked| Ok(Vec::new()))?;
+        ensure!(received == b"before the restartafter the restartdenied");
+    }
+    bed.lab.agent().expect_balanced_frames()
 }
 
 fn new_policy_cuts_an_established_connection(bed: &mut Lifecycle) -> Result<()> {

@@ -86,7 +86,7 @@ impl Supervisor {
                 continue;
             }
             let (pod, interface) = (spec.pod.clone(), spec.interface.clone());
-            match self.add(spec).await {
+            match self.add(spec, true).await {
                 Ok(_) => tracing::info!(%pod, interface, "pod was there already: it is under policy now"),
                 Err(error) => problems.push(format!("{pod} stays without policy: {error}")),
             }

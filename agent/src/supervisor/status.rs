@@ -147,6 +147,8 @@ impl Supervisor {
                 receive_dropped,
                 transmit_dropped,
                 lost_events: counters.events_lost.get(),
+                held_packets: counters.held.get(),
+                adopted_flows: counters.adopted_flows.get(),
             }],
             endpoints,
             forwarded: counters.forwarded_packets.get(),

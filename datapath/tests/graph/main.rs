@@ -7,6 +7,7 @@
 //! - `audit`: what passes only because an endpoint audits
 //! - `hold`: first packets of pods that are not known yet
 //! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
+//! - `midstream`: connections that are older than the worker
 
 mod attacks;
 mod audit;
@@ -15,4 +16,5 @@ mod forwarding;
 mod hold;
 mod l7;
 mod lifecycle;
+mod midstream;
 mod review;
