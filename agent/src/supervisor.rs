@@ -123,6 +123,8 @@ struct Supervisor {
     pod_tuning: PodTuning,
     /// `--policy-audit-mode`.
     audit: bool,
+    /// `--exclude-namespace`.
+    excluded: BTreeSet<String>,
     state: AgentState,
     registry: EndpointRegistry,
     reconciler: Reconciler,
@@ -187,6 +189,7 @@ impl Supervisor {
             source,
             pod_tuning: args.pod_tuning,
             audit: args.policy_audit_mode,
+            excluded: args.excluded_namespaces.iter().cloned().collect(),
             state,
             registry,
             reconciler,
@@ -218,12 +221,18 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes the endpoints of the last run up again; those whose interface is gone are forgotten.
+    /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
     async fn adopt(&mut self) {
         let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
         for endpoint in known {
-            if self.devices.is_gone(&endpoint.spec.interface).await {
-                tracing::info!(pod = %endpoint.spec.pod, "interface is gone: endpoint forgotten");
+            let is_gone = self.devices.is_gone(&endpoint.spec.interface).await;
+            if is_gone || self.excluded.contains(&endpoint.spec.pod.namespace) {
+                let why = if is_gone {
+                    "interface is gone"
+                } else {
+                    "namespace is excluded"
+                };
+                tracing::info!(pod = %endpoint.spec.pod, "{why}: endpoint forgotten");
                 self.forget(&endpoint).await;
                 self.release(&endpoint.spec.interface);
                 continue;
@@ -311,7 +320,15 @@ impl Supervisor {
         }
     }
 
-    async fn add(&mut self, spec: EndpointSpec) -> Result<EndpointStatus, ApiError> {
+    /// `adopted`: its pod was there before the agent.
+    async fn add(&mut self, spec: EndpointSpec, adopted: bool) -> Result<EndpointStatus, ApiError> {
+        if self.excluded.contains(&spec.pod.namespace) {
+            let message = format!(
+                "pod: namespace {} is excluded (--exclude-namespace)",
+                spec.pod.namespace
+            );
+            return Err(ApiError::new(ErrorCode::Excluded, &message));
+        }
         let device = self.devices.find(&spec.interface).await;
         if device.is_none() {
             return Err(ApiError::new(

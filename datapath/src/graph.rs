@@ -227,15 +227,16 @@ impl Graph {
     /// Begins to serve an interface. Flows that were begun with its addresses by another way are forgotten: they would lead past it.
     pub fn attach(&mut self, config: InterfaceConfig) {
         self.interfaces.attach(config);
+        let InterfaceKind::Endpoint(endpoint) = config.kind else {
+            return;
+        };
         let (translations, l7, interfaces) = (&mut self.translations, &mut self.l7, &self.interfaces);
         self.conntrack.remove_strays(
             config.key,
             |addr| interfaces.endpoint_at(addr) == Some(config.key),
             |entry| forget(translations, l7, entry),
         );
-        if let InterfaceKind::Endpoint(endpoint) = config.kind
-            && endpoint.adopted
-        {
+        if endpoint.adopted {
             self.adoptions.add(config.key);
             self.adoptions.advance(&self.snapshot, self.clock.mono_ns);
         }

@@ -177,6 +177,9 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Local pods under policy.
     pub endpoints: Vec<EndpointStatus>,
+    /// Namespaces whose pods are left to the node's own network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_namespaces: Vec<String>,
     /// Packets sent on.
     pub forwarded: u64,
     /// Packets dropped, by reason; reasons that never occurred are left out.

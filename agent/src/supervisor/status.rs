@@ -151,6 +151,7 @@ impl Supervisor {
                 adopted_flows: counters.adopted_flows.get(),
             }],
             endpoints,
+            excluded_namespaces: self.excluded.iter().cloned().collect(),
             forwarded: counters.forwarded_packets.get(),
             audited: AuditCount {
                 ingress: counters.audited(Direction::Ingress).get(),

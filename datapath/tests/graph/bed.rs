@@ -308,11 +308,17 @@ impl Bed {
             .iter()
             .flat_map(|(pod, _)| [pod.v4(), pod.v6()].map(|addr| (addr.into(), pod.identity())));
         let host = (NODE.parse::<IpAddr>().unwrap().into(), Identity::HOST);
-        let known = self.known.iter().map(|(addr, identity)| ((*addr).into(), *identity));
+        let known = self
+            .known
+            .iter()
+            .map(|(addr, identity)| ((*addr).into(), *identity));
         let ipcache = IpCache::new(
             IpCacheGeneration(self.ipcache_generation),
             entries.chain([host]).chain(known),
-            vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
+            vec![
+                "10.244.0.0/16".parse().unwrap(),
+                "fd00:10:244::/48".parse().unwrap(),
+            ],
         );
         let snapshot = Snapshot {
             revision: Revision(self.revision),

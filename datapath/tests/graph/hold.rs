@@ -29,6 +29,7 @@ fn bed_with(hold: HoldLimits) -> Bed {
         translations: 256,
         l7_flows: 64,
         hold,
+        ..GraphConfig::default()
     });
     let only_remote = Some(vec![(Peers::Identities([REMOTE].into()), 5000, Allow::Plain)]);
     bed.set(
@@ -270,7 +271,10 @@ fn first_packet_to_a_service_of_unknown_pods_is_translated_when_they_become_know
     assert_eq!((held(&bed), bed.counters().dropped_total()), (1, 0));
     learn(&mut bed, remote(), REMOTE);
     let seen = bed.got_one(FORWARD);
-    assert_eq!((seen.ip.destination, seen.tcp().destination_port), (remote(), 5000));
+    assert_eq!(
+        (seen.ip.destination, seen.tcp().destination_port),
+        (remote(), 5000)
+    );
     let answer = Conn::between(A.key(), A.v4(), FORWARD, remote(), 5000);
     let mut answer = answer;
     answer.client.seq = conn.client.seq;

@@ -284,12 +284,7 @@ fn window_opens_with_the_policy_and_not_before() {
 #[test]
 fn only_segments_of_established_connections_go_on() {
     let mut bed = bed();
-    for flags in [
-        SYN_ACK,
-        RST,
-        RST.with(TcpFlags::ACK),
-        TcpFlags::PSH,
-    ] {
+    for flags in [SYN_ACK, RST, RST.with(TcpFlags::ACK), TcpFlags::PSH] {
         bed.send(A.key(), &Conn::new(A, B, 5000).by_client(flags, &[]));
         assert!(bed.got(B.key()).is_empty(), "{flags:?}");
     }
@@ -331,7 +326,11 @@ fn connections_with_the_outside_and_the_node_go_on_as_far_as_policy_allows() {
     bed.set(
         B,
         Rules {
-            ingress: Some(vec![(Peers::Identities([Identity::HOST].into()), 8080, Allow::Plain)]),
+            ingress: Some(vec![(
+                Peers::Identities([Identity::HOST].into()),
+                8080,
+                Allow::Plain,
+            )]),
             egress: None,
         },
     );
