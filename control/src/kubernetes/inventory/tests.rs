@@ -292,20 +292,20 @@ fn pod_that_was_asked_for_while_a_list_is_under_way_is_not_taken_for_one_that_is
 }
 
 /// A policy of the former process, and what the server has of it now.
-fn policy_of(uid: &str, field: &str) -> Box<Value> {
-    let mut policy = policy("p", field);
+fn policy_of(uid: &str, field: &str) -> Value {
+    let mut policy = *policy("p", field);
     policy["metadata"]["uid"] = uid.into();
     policy["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
     policy
 }
 
 /// The policies' only list, and the other watches'.
-fn listed(policies: Vec<Box<Value>>) -> Vec<(WatchId, Observed)> {
+fn listed(policies: Vec<Value>) -> Vec<(WatchId, Observed)> {
     let mut observed = vec![(POLICIES, Observed::ListBegins)];
     observed.extend(
         policies
             .into_iter()
-            .map(|object| (POLICIES, Observed::Listed(object))),
+            .map(|object| (POLICIES, Observed::Listed(Box::new(object)))),
     );
     observed.extend([
         (POLICIES, Observed::ListEnds),
@@ -336,7 +336,10 @@ fn policy_that_is_invalid_at_the_start_keeps_what_the_former_process_enforced() 
         "and kept for the next start"
     );
     // From here on as ever.
-    let again = vec![(POLICIES, Observed::Applied(policy_of("u-1", "nonsense")))];
+    let again = vec![(
+        POLICIES,
+        Observed::Applied(Box::new(policy_of("u-1", "nonsense"))),
+    )];
     assert_eq!(changed(&mut inventory, again), (vec![], vec![]));
     let deleted = changed(
         &mut inventory,
@@ -348,11 +351,14 @@ fn policy_that_is_invalid_at_the_start_keeps_what_the_former_process_enforced() 
 
 #[test]
 fn policy_of_the_former_process_that_is_gone_or_another_now_is_not_enforced() {
-    let good = vec![Arc::new(*policy_of("u-1", "egress"))];
+    let good = vec![Arc::new(policy_of("u-1", "egress"))];
     let mut gone = inventory();
     gone.restore(good.clone());
     assert_eq!(changed(&mut gone, listed(vec![])), (vec![], vec![]));
-    let later = vec![(POLICIES, Observed::Applied(policy_of("u-1", "nonsense")))];
+    let later = vec![(
+        POLICIES,
+        Observed::Applied(Box::new(policy_of("u-1", "nonsense"))),
+    )];
     assert_eq!(changed(&mut gone, later), (vec![], vec![]));
 
     let mut another = inventory();
