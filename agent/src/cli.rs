@@ -155,6 +155,10 @@ pub struct AgentArgs {
     /// Forward what policy denies and report it with verdict AUDIT; `sluice endpoint config` decides for single pods
     #[arg(long)]
     pub policy_audit_mode: bool,
+    /// Leave the pods of this namespace to the node's own network: no policy is enforced at them, though policies of other pods
+    /// select them as peers; may be given several times
+    #[arg(long = "exclude-namespace", value_name = "NAMESPACE")]
+    pub excluded_namespaces: Vec<String>,
     /// CNI.
     #[command(flatten)]
     pub cni: CniArgs,

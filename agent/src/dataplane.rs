@@ -175,7 +175,7 @@ impl Dataplane {
             .attach(device.index, &device.name, endpoint.key.slot.0.into(), 1)?)
     }
 
-    /// Serves an endpoint that was closed and has its routes.
+    /// Serves an endpoint that was closed and has its routes; `adopted` if its pod was there before the agent.
     ///
     /// # Errors
     /// [`DataplaneError`]; the pod stays cut off.
@@ -184,6 +184,7 @@ impl Dataplane {
         endpoint: &Endpoint,
         device: &Device,
         mode: XdpMode,
+        adopted: bool,
     ) -> Result<(), DataplaneError> {
         let spec = &endpoint.spec;
         let kind = InterfaceKind::Endpoint(EndpointConfig {
@@ -191,6 +192,7 @@ impl Dataplane {
             gateway_mac: device.mac,
             ipv4: spec.ipv4,
             ipv6: spec.ipv6,
+            adopted,
         });
         let config = InterfaceConfig {
             key: endpoint.key,

@@ -327,6 +327,20 @@ impl Collector for Scrape {
         )?;
         family(
             e,
+            Counter,
+            "worker_held_packets",
+            "First packets held because their peer was not known yet",
+            workers(|w| w.held_packets),
+        )?;
+        family(
+            e,
+            Counter,
+            "worker_adopted_flows",
+            "Connections older than the agent that went on",
+            workers(|w| w.adopted_flows),
+        )?;
+        family(
+            e,
             Gauge,
             "worker_revision",
             "Revision that a worker enforces",

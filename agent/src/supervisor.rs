@@ -7,7 +7,7 @@
 mod cni;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::net::IpAddr;
 use std::path::Path;
@@ -115,6 +115,8 @@ struct Supervisor {
     pod_tuning: PodTuning,
     /// `--policy-audit-mode`.
     audit: bool,
+    /// `--exclude-namespace`.
+    excluded: BTreeSet<String>,
     state: AgentState,
     registry: EndpointRegistry,
     reconciler: Reconciler,
@@ -179,6 +181,7 @@ impl Supervisor {
             source,
             pod_tuning: args.pod_tuning,
             audit: args.policy_audit_mode,
+            excluded: args.excluded_namespaces.iter().cloned().collect(),
             state,
             registry,
             reconciler,
@@ -210,17 +213,23 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes the endpoints of the last run up again; those whose interface is gone are forgotten.
+    /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
     async fn adopt(&mut self) {
         let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
         for endpoint in known {
-            if self.devices.is_gone(&endpoint.spec.interface).await {
-                tracing::info!(pod = %endpoint.spec.pod, "interface is gone: endpoint forgotten");
+            let is_gone = self.devices.is_gone(&endpoint.spec.interface).await;
+            if is_gone || self.excluded.contains(&endpoint.spec.pod.namespace) {
+                let why = if is_gone {
+                    "interface is gone"
+                } else {
+                    "namespace is excluded"
+                };
+                tracing::info!(pod = %endpoint.spec.pod, "{why}: endpoint forgotten");
                 self.forget(&endpoint).await;
                 self.release(&endpoint.spec.interface);
                 continue;
             }
-            if let Err(error) = self.attach(&endpoint).await {
+            if let Err(error) = self.attach(&endpoint, true).await {
                 tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
                 self.warnings
                     .entry(endpoint.key.slot)
@@ -281,7 +290,7 @@ impl Supervisor {
                 answer.send(self.endpoints()).ok();
             }
             Command::AddEndpoint(spec, answer) => {
-                answer.send(self.add(spec).await).ok();
+                answer.send(self.add(spec, false).await).ok();
             }
             Command::ConfigureEndpoint(pod, audit, answer) => {
                 answer.send(self.configure(&pod, audit)).ok();
@@ -303,7 +312,15 @@ impl Supervisor {
         }
     }
 
-    async fn add(&mut self, spec: EndpointSpec) -> Result<EndpointStatus, ApiError> {
+    /// `adopted`: its pod was there before the agent.
+    async fn add(&mut self, spec: EndpointSpec, adopted: bool) -> Result<EndpointStatus, ApiError> {
+        if self.excluded.contains(&spec.pod.namespace) {
+            let message = format!(
+                "pod: namespace {} is excluded (--exclude-namespace)",
+                spec.pod.namespace
+            );
+            return Err(ApiError::new(ErrorCode::Excluded, &message));
+        }
         let device = self.devices.find(&spec.interface).await;
         if device.is_none() {
             return Err(ApiError::new(
@@ -316,7 +333,7 @@ impl Supervisor {
             .get(&spec.pod)
             .is_some_and(|endpoint| endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some());
         let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
-        if !known && let Err(error) = self.attach(&endpoint).await {
+        if !known && let Err(error) = self.attach(&endpoint, adopted).await {
             self.detach(&endpoint).await;
             if endpoint.spec.attachment.is_none() {
                 self.release(&endpoint.spec.interface);
@@ -373,7 +390,7 @@ impl Supervisor {
     }
 
     /// Guard, XDP with an empty slot, routes, socket, slot.
-    async fn attach(&mut self, endpoint: &Endpoint) -> anyhow::Result<()> {
+    async fn attach(&mut self, endpoint: &Endpoint, adopted: bool) -> anyhow::Result<()> {
         let spec = &endpoint.spec;
         let device = self
             .devices
@@ -383,7 +400,7 @@ impl Supervisor {
         let mode = block_in_place(|| self.dataplane.close(endpoint, &device))?;
         self.reconcile().await;
         self.introduce(endpoint);
-        block_in_place(|| self.dataplane.open(endpoint, &device, mode))?;
+        block_in_place(|| self.dataplane.open(endpoint, &device, mode, adopted))?;
         let mut warnings = Vec::new();
         if self.pod_tuning != PodTuning::Off {
             let threaded = self.pod_tuning == PodTuning::Throughput;

@@ -79,7 +79,7 @@ fn a_cached_pod_is_found_until_its_interface_is_gone() {
     std::fs::write(cache.path().join("net-c1-eth0"), file.to_string()).unwrap();
     std::fs::write(cache.path().join("net-c2-eth0"), "{").unwrap();
 
-    let found = scan(cache.path(), "eth0", |_| false);
+    let found = scan(cache.path(), "eth0", |_| false, |_| false);
     assert_eq!(
         found.pods,
         [EndpointSpec {
@@ -104,6 +104,6 @@ fn a_cached_pod_is_found_until_its_interface_is_gone() {
     );
 
     ip("link del veth-a");
-    let gone = scan(cache.path(), "eth0", |_| false);
+    let gone = scan(cache.path(), "eth0", |_| false, |_| false);
     assert!(gone.pods.is_empty() && gone.problems.len() == 1);
 }

@@ -80,6 +80,7 @@ impl Pod {
             gateway_mac: GATEWAY,
             ipv4: Some(v4),
             ipv6: Some(v6),
+            adopted: false,
         };
         InterfaceConfig {
             key: self.key(),

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::wire::{Attachment, Endpoint, EndpointSpec, PodName, Refusal, Reply, Request};
+use crate::wire::{Attachment, Endpoint, EndpointSpec, PodName, Refusal, Reply, Request, Status};
 
 /// Longest reply, bytes: a status with hundreds of endpoints.
 const REPLY_BYTES: u64 = 16 * 1024 * 1024;
@@ -46,13 +46,13 @@ impl Agent {
         }
     }
 
-    /// Whether the agent answers.
+    /// State of the agent, if it answers.
     ///
     /// # Errors
     /// [`AgentError`]
-    pub fn status(&self) -> Result<(), AgentError> {
+    pub fn status(&self) -> Result<Status, AgentError> {
         match self.ask(&Request::Status)? {
-            Reply::Status(_) => Ok(()),
+            Reply::Status(status) => Ok(status),
             other => Err(unexpected(&other)),
         }
     }

@@ -92,6 +92,11 @@ fn add(invocation: &Invocation, config: &Config) -> Result<Value, CniError> {
     let added = agent
         .add(spec)
         .and_then(|endpoint| until_ready(&agent, endpoint, &attachment, deadline));
+    let added = match added {
+        // Its network is what the plugins before this one have made.
+        Err(AgentError::Refused(refusal)) if refusal.is_exclusion() => Ok(None),
+        added => added,
+    };
     let reason = match added {
         Ok(None) => {
             let mut result = config.prev_result.clone().unwrap_or_default();
@@ -156,17 +161,22 @@ fn delete(invocation: &Invocation, config: &Config) {
 fn check(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
     let told = previous(invocation, config)?;
     let attachment = attachment(invocation, config);
-    let endpoints = agent(config, ANSWER)
-        .endpoints()
-        .map_err(|error| CniError::new(code_of_agent(&error), error))?;
+    let agent = agent(config, ANSWER);
+    let error = |error: AgentError| CniError::new(code_of_agent(&error), error);
+    let endpoints = agent.endpoints().map_err(error)?;
     let failed = |message: String| CniError::new(ErrorCode::CheckFailed, message);
     let endpoint = endpoints
         .into_iter()
-        .find(|endpoint| endpoint.spec.attachment.as_ref() == Some(&attachment))
-        .ok_or_else(|| {
-            let id = &attachment.container_id;
-            failed(format!("container {id} is not under policy"))
-        })?;
+        .find(|endpoint| endpoint.spec.attachment.as_ref() == Some(&attachment));
+    let Some(endpoint) = endpoint else {
+        let excluded = agent.status().map_err(error)?.excluded_namespaces;
+        let namespace = invocation.pod.as_ref().map(|pod| &pod.namespace);
+        if namespace.is_some_and(|namespace| excluded.contains(namespace)) {
+            return Ok(());
+        }
+        let id = &attachment.container_id;
+        return Err(failed(format!("container {id} is not under policy")));
+    };
     let spec = &endpoint.spec;
     if (spec.ipv4, spec.ipv6) != (told.ipv4, told.ipv6) {
         return Err(failed(format!(
@@ -187,6 +197,7 @@ fn check(invocation: &Invocation, config: &Config) -> Result<(), CniError> {
 fn status(config: &Config) -> Result<(), CniError> {
     agent(config, ANSWER)
         .status()
+        .map(drop)
         .map_err(|error| CniError::new(ErrorCode::NotAvailable, error))
 }
 

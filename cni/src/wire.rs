@@ -7,7 +7,6 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// A pod's namespace and name.
@@ -74,6 +73,14 @@ pub struct Endpoint {
     pub waits_for: Option<String>,
 }
 
+/// State of the agent.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// Namespaces whose pods are left to the node's own network.
+    #[serde(default)]
+    pub excluded_namespaces: Vec<String>,
+}
+
 /// A request: `{"request": "...", "arguments": {...}}`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "request", content = "arguments", rename_all = "snake_case")]
@@ -98,7 +105,7 @@ pub enum Request {
 #[serde(tag = "reply", content = "data", rename_all = "snake_case")]
 pub enum Reply {
     /// State of the agent.
-    Status(IgnoredAny),
+    Status(Status),
     /// One endpoint.
     Endpoint(Box<Endpoint>),
     /// All endpoints.
@@ -118,6 +125,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Whether the pod is left to the node's own network.
+    #[must_use]
+    pub fn is_exclusion(&self) -> bool {
+        self.code == "excluded"
+    }
+
     /// Whether the same request may succeed later: something goes away, or comes up.
     #[must_use]
     pub fn is_temporary(&self) -> bool {

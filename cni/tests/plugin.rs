@@ -105,6 +105,10 @@ fn a_check_needs_the_containers_endpoint_ready_and_with_its_addresses() {
 
     let other = check(vec![endpoint("a", "net", "c2")]);
     assert_eq!(other.error(), (101, "container c1 is not under policy"));
+    let agent = with_endpoints(Vec::new());
+    agent.state.lock().unwrap().excluded = vec!["web".into(), "db".into()];
+    let excluded = plugin("CHECK", "/run/netns/a", &config(&agent.socket()).to_string());
+    assert_eq!(excluded.status, 0, "left to the node's own network");
     let mut moved = endpoint("a", "net", "c1");
     moved["ipv4"] = "10.0.0.6".into();
     assert_eq!(check(vec![moved]).error().0, 101);

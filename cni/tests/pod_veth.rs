@@ -154,6 +154,24 @@ fn a_pod_that_does_not_get_ready_is_taken_back() {
 }
 
 #[test]
+fn a_pod_of_an_excluded_namespace_keeps_the_network_that_it_has() {
+    on_a_node(|pod| {
+        connect(pod);
+        let agent = FakeAgent::start(AgentState {
+            excluded: vec!["db".into()],
+            ..AgentState::default()
+        });
+        let answer = add(&agent, &pod.netns());
+        assert_eq!(answer.status, 0, "{answer:?}");
+        let mut expected: Value = serde_json::from_str(PREVIOUS).unwrap();
+        expected["cniVersion"] = "1.0.0".into();
+        assert_eq!(answer.output, expected);
+        assert_eq!(agent.requests(), ["endpoint_add"]);
+        assert!(agent.pods().is_empty());
+    });
+}
+
+#[test]
 fn an_agent_that_is_away_or_refuses_fails_the_addition() {
     on_a_node(|pod| {
         connect(pod);

@@ -5,16 +5,20 @@
 //! same decoders.
 
 mod inventory;
+mod lookup;
 mod peers;
 mod watch;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use policy::PodName;
+use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time;
 
 use self::inventory::Inventory;
@@ -32,6 +36,9 @@ const COLLECT: Duration = Duration::from_millis(10);
 
 /// How often the server is asked whether it is there.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// After which time a pod that only an answer has told of is asked for again: it may be gone, and no watch would say so.
+const CONFIRMATION: Duration = Duration::from_secs(30);
 
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -72,6 +79,8 @@ pub(crate) struct Update {
     pub(crate) errors: Vec<ObjectError>,
     /// Why the server cannot be asked.
     pub(crate) failures: Vec<String>,
+    /// Policies and groups in force, to be persisted, if they are others than before.
+    pub(crate) good: Option<Vec<Arc<Value>>>,
 }
 
 /// The connection to an API server.
@@ -139,12 +148,15 @@ impl ApiServer {
         }
     }
 
-    /// Watches everything that policy needs and tells `apply` what has changed, until `apply` says that nobody listens.
+    /// Watches everything that policy needs and tells `apply` what has changed, until `apply` says that nobody listens. Pods of this
+    /// node that are `wanted` are asked for by name. `good` was in force before: it stays where what is listed now is refused.
     pub(crate) async fn follow(
         self,
         cluster: String,
         peers: &dyn PeerSource,
         node_name: &str,
+        mut wanted: mpsc::Receiver<PodName>,
+        good: Vec<Arc<Value>>,
         mut apply: impl FnMut(Update) -> bool,
     ) {
         let own = Watch {
@@ -152,19 +164,35 @@ impl ApiServer {
             ..Watch::all(Kind::Pod)
         };
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pod);
+        let own_id = WatchId(kinds.clone().count());
         let watches: Vec<Watch> = kinds
             .map(Watch::all)
             .chain([own])
             .chain(peers.watches(node_name))
             .collect();
-        let mut inventory = Inventory::new(watches.iter().map(Watch::name), cluster);
+        let mut inventory = Inventory::new(watches.iter().map(Watch::name), own_id, cluster);
+        inventory.restore(good);
         let mut observations = self.observe(watches);
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut lookups: JoinSet<Option<Observed>> = JoinSet::new();
+        let look_up = |lookups: &mut JoinSet<_>, pod: PodName| {
+            lookups.spawn(lookup::pod(self.client.clone(), pod, node_name.to_owned()));
+        };
         let mut away = None;
         loop {
             let mut changes = Changes::default();
+            let mut good = None;
             tokio::select! {
+                Some(pod) = wanted.recv() => {
+                    tracing::info!(%pod, "not told of yet: asked for");
+                    look_up(&mut lookups, pod);
+                    continue;
+                }
+                Some(answer) = lookups.join_next() => {
+                    let Ok(Some(answer)) = answer else { continue };
+                    inventory.observe(own_id, answer, &mut changes);
+                }
                 report = observations.next() => {
                     let Some((id, report)) = report else { return };
                     inventory.observe(id, report, &mut changes);
@@ -174,9 +202,13 @@ impl ApiServer {
                     }
                 }
                 _ = heartbeat.tick() => {
+                    good = inventory.take_good();
                     away = self.absence().await;
                     if away.is_none() {
                         inventory.forget_failures(Instant::now() - 2 * MOST_BACKOFF);
+                        for pod in inventory.unconfirmed(Instant::now() - CONFIRMATION) {
+                            look_up(&mut lookups, pod);
+                        }
                     }
                 }
             }
@@ -185,6 +217,7 @@ impl ApiServer {
                 is_synced: inventory.is_synced(),
                 errors: inventory.errors(),
                 failures: away.iter().chain(inventory.failures()).cloned().collect(),
+                good,
             };
             if !apply(update) {
                 return;
@@ -225,3 +258,6 @@ impl Drop for Watching {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

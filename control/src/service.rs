@@ -3,6 +3,8 @@
 //! Invariants: nothing is published before the source has been read once or a persisted snapshot is loaded; a source that goes away
 //! changes nothing that is enforced; when [`ControlHandle::endpoint_add`] returns, the published snapshot knows the endpoint.
 
+mod server;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,8 @@ use jiff::Timestamp;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use policy::{EndpointKey, PodName, Revision, Snapshot};
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, AbortHandle};
 use tokio::time::{self, Instant};
 
@@ -22,8 +25,8 @@ use crate::compile::{Compiler, Size};
 use crate::decide::Engine;
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
-use crate::kubernetes::{ApiServer, PodPeers, Update};
-use crate::last_good::LastGood;
+use crate::kubernetes::{ApiServer, Update};
+use crate::last_good::{LastGood, LastGoodObjects};
 use crate::restore::{self, Restored};
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 
@@ -31,6 +34,8 @@ use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Longest time that changes are collected.
 const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
+/// Pods that may wait to be asked for.
+const WANTED: usize = 256;
 /// Time between reads without a notification: lost notifications, folders that do not notify.
 const RESCAN: Duration = Duration::from_secs(5);
 /// The same while the folder cannot be read.
@@ -43,7 +48,8 @@ pub struct ControlConfig {
     pub manifests: Option<PathBuf>,
     /// API server to follow; beside a folder it is ignored.
     pub kubernetes: Option<ApiServer>,
-    /// File that published snapshots are written to; beside it, with `.manifests` added to its name, the manifests behind them.
+    /// File that published snapshots are written to; beside it, with `.manifests` or `.objects` added to its name, the manifests or the
+    /// API server's policies behind them.
     pub persist: Option<PathBuf>,
     /// `metadata.name` of the local Node.
     pub node_name: String,
@@ -121,6 +127,8 @@ impl Drop for Tasks {
 struct Shared {
     /// Held while the folder is read; always taken before `state`.
     folder: Option<Mutex<ManifestFolder>>,
+    /// Where pods are asked for that the API server's watch has not told of.
+    wanted: Option<(Handle, mpsc::Sender<PodName>)>,
     /// File that the manifests in force are written to.
     last_good: Option<PathBuf>,
     state: Mutex<State>,
@@ -181,6 +189,8 @@ impl Control {
             .persist
             .as_ref()
             .map(|path| path.with_added_extension("manifests"));
+        // The folder comes first.
+        let asks = folder.is_none() && config.kubernetes.is_some();
         let (mut restored, mut restore_errors) = (None, Vec::new());
         if let Some(path) = &config.persist {
             match Restored::load(path) {
@@ -196,6 +206,21 @@ impl Control {
                 Ok(loaded) => loaded.into_iter().for_each(|good| folder.restore(good)),
                 Err(error) => {
                     tracing::error!(error = error_chain(&error), "no last good manifests");
+                    restore_errors.push(error_chain(&error));
+                }
+            }
+        }
+        let objects_path = config
+            .persist
+            .as_ref()
+            .filter(|_| asks)
+            .map(|path| path.with_added_extension("objects"));
+        let mut objects = Vec::new();
+        if let Some(path) = &objects_path {
+            match LastGoodObjects::load(path) {
+                Ok(loaded) => objects.extend(loaded.into_iter().flat_map(|good| good.objects)),
+                Err(error) => {
+                    tracing::error!(error = error_chain(&error), "no last good objects");
                     restore_errors.push(error_chain(&error));
                 }
             }
@@ -217,7 +242,9 @@ impl Control {
             scan_errors: Vec::new(),
             errors: Vec::new(),
         };
+        let (wanted, asked) = mpsc::channel(WANTED);
         let shared = Arc::new(Shared {
+            wanted: asks.then(|| (Handle::current(), wanted)),
             folder: folder.map(Mutex::new),
             last_good,
             state: Mutex::new(state),
@@ -238,7 +265,9 @@ impl Control {
             rescan(&shared).await;
             tasks.push(task::spawn(follow(path, Arc::downgrade(&shared), changed, watcher)).abort_handle());
         } else if let Some(server) = config.kubernetes {
-            let following = follow_server(server, config.cluster_name, node_name, Arc::downgrade(&shared));
+            let names = (config.cluster_name, node_name);
+            let shared = Arc::downgrade(&shared);
+            let following = server::follow(server, names, asked, objects, objects_path, shared);
             tasks.push(task::spawn(following).abort_handle());
         }
         ControlHandle {
@@ -275,8 +304,17 @@ impl ControlHandle {
     /// Adds a local endpoint, or replaces the one in its slot.
     pub fn endpoint_add(&self, endpoint: LocalEndpoint) {
         let mut state = self.shared.state();
-        state.index.apply_endpoint(endpoint);
+        state.index.apply_endpoint(endpoint.clone());
         self.shared.publish(&mut state);
+        let is_known = endpoint.uid.is_none() || state.index.pod_of(&endpoint).is_some();
+        drop(state);
+        if let Some((runtime, wanted)) = self.shared.wanted.as_ref().filter(|_| !is_known) {
+            runtime.spawn(server::want(
+                endpoint,
+                wanted.clone(),
+                Arc::downgrade(&self.shared),
+            ));
+        }
     }
 
     /// Removes a local endpoint; another occupant of its slot stays.
@@ -383,6 +421,7 @@ impl Shared {
             is_synced,
             errors,
             failures,
+            good: _,
         } = update;
         let mut state = self.state();
         let changed =
@@ -511,19 +550,6 @@ async fn follow(
             rescan(&shared).await;
         }
     }
-}
-
-/// Applies what the API server reports, until the control plane is gone.
-async fn follow_server(server: ApiServer, cluster: String, node_name: String, shared: Weak<Shared>) {
-    let apply = |update: Update| {
-        let Some(shared) = shared.upgrade() else {
-            return false;
-        };
-        // Compilation may take longer than a task may keep its thread.
-        task::block_in_place(|| shared.observed(update));
-        true
-    };
-    server.follow(cluster, &PodPeers, &node_name, apply).await;
 }
 
 /// Writes the newest snapshot whenever there is one.

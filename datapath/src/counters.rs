@@ -118,6 +118,10 @@ pub struct Counters {
     pub flows: Counter,
     /// Flows with L7 state.
     pub l7_flows: Counter,
+    /// Packets that were held because their peer was not known yet.
+    pub held: Counter,
+    /// Connections older than the worker that go on.
+    pub adopted_flows: Counter,
     /// Service translations remembered.
     pub translations: Counter,
     /// Revision of the snapshot in use.
@@ -147,6 +151,8 @@ impl Default for Counters {
             captures_lost: Counter::default(),
             flows: Counter::default(),
             l7_flows: Counter::default(),
+            held: Counter::default(),
+            adopted_flows: Counter::default(),
             translations: Counter::default(),
             revision: Counter::default(),
             loops: Counter::default(),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapshot, Verdict};
 
+use crate::adoption::{AdoptionLimits, Adoptions};
 use crate::capture::{Capture, CapturedPacket};
 use crate::conntrack::table::Found;
 use crate::conntrack::{Conntrack, Entry, EntryId, EntryVerdict, InsertError, TcpState};
@@ -18,7 +19,8 @@ use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::FlowDirection;
 use crate::flow::{FlowHasher, FlowKey};
 use crate::fragment::{FragmentLimits, FragmentTable, Released};
-use crate::interface::InterfaceConfig;
+use crate::hold::{HoldLimits, HoldTable};
+use crate::interface::{InterfaceConfig, InterfaceKind};
 use crate::interface_table::InterfaceTable;
 use crate::l7_flow::L7Flows;
 use crate::stage::{self, icmp_error::ErrorBudget};
@@ -38,6 +40,10 @@ pub struct GraphConfig {
     pub translations: usize,
     /// Flows with L7 state.
     pub l7_flows: usize,
+    /// Packets held for peers that are not known yet.
+    pub hold: HoldLimits,
+    /// Connections of adopted endpoints.
+    pub adoption: AdoptionLimits,
 }
 
 impl Default for GraphConfig {
@@ -47,6 +53,8 @@ impl Default for GraphConfig {
             flows_per_endpoint: 65_536,
             translations: 65_536,
             l7_flows: 8192,
+            hold: HoldLimits::default(),
+            adoption: AdoptionLimits::default(),
         }
     }
 }
@@ -85,6 +93,8 @@ pub struct Transit {
     pub hash: u64,
     /// The translation, when the destination is a service.
     pub translated: Option<Translated>,
+    /// When it is judged for good, if it was held: nanoseconds of the worker's clock.
+    pub held_until_ns: Option<u64>,
 }
 
 /// A drop, and what decided it.
@@ -118,6 +128,10 @@ pub struct Graph {
     pub(crate) conntrack: Conntrack,
     pub(crate) translations: Translations,
     pub(crate) fragments: FragmentTable<Transit>,
+    pub(crate) holds: HoldTable<Transit>,
+    pub(crate) adoptions: Adoptions,
+    /// Whether held packets were not judged by the snapshot yet.
+    snapshot_is_new: bool,
     /// Scratch of the fragment stage.
     pub(crate) released: Vec<Released<Transit>>,
     pub(crate) l7: L7Flows,
@@ -151,6 +165,9 @@ impl Graph {
             conntrack: Conntrack::new(config.flows, config.flows_per_endpoint, hasher),
             translations: Translations::new(config.translations, seed),
             fragments: FragmentTable::new(FragmentLimits::default()),
+            holds: HoldTable::new(config.hold),
+            adoptions: Adoptions::new(config.adoption),
+            snapshot_is_new: false,
             released: Vec::with_capacity(32),
             l7: L7Flows::new(config.l7_flows),
             errors: ErrorBudget::default(),
@@ -185,6 +202,7 @@ impl Graph {
     /// Returns the former one: freeing a large snapshot is not the worker's work.
     #[must_use]
     pub fn replace_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.snapshot_is_new = true;
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
@@ -206,27 +224,76 @@ impl Graph {
         self.translations.begin_batch();
     }
 
-    /// Begins to serve an interface.
+    /// Begins to serve an interface. Flows that were begun with its addresses by another way are forgotten: they would lead past it.
     pub fn attach(&mut self, config: InterfaceConfig) {
         self.interfaces.attach(config);
+        let InterfaceKind::Endpoint(endpoint) = config.kind else {
+            return;
+        };
+        let (translations, l7, interfaces) = (&mut self.translations, &mut self.l7, &self.interfaces);
+        self.conntrack.remove_strays(
+            config.key,
+            |addr| interfaces.endpoint_at(addr) == Some(config.key),
+            |entry| forget(translations, l7, entry),
+        );
+        if endpoint.adopted {
+            self.adoptions.add(config.key);
+            self.adoptions.advance(&self.snapshot, self.clock.mono_ns);
+        }
     }
 
-    /// Stops serving an interface: its flows and held fragments are forgotten.
+    /// Stops serving an interface: its flows and held packets are forgotten.
     pub fn detach(&mut self, key: EndpointKey) {
         self.interfaces.detach(key);
         let (translations, l7) = (&mut self.translations, &mut self.l7);
         self.conntrack
             .remove_endpoint(key, |entry| forget(translations, l7, entry));
         stage::fragment::forget(self, key);
+        stage::hold::forget(self, key);
+        self.adoptions.forget(key);
     }
 
-    /// Frames that are held on purpose: early fragments.
+    /// Frames that are held on purpose: early fragments, and first packets of peers that are not known yet.
     #[must_use]
     pub fn held_frames(&self) -> usize {
         self.fragments
             .held_packets()
+            .chain(self.holds.packets())
             .map(|transit| transit.packet.frames())
             .sum()
+    }
+
+    /// Does what a new snapshot or the time asks for: judges held packets again. To be called before the first batch of an
+    /// iteration, so that no packet overtakes them.
+    pub fn advance(&mut self, outbox: &mut Vec<(EndpointKey, Packet)>) {
+        let all = std::mem::take(&mut self.snapshot_is_new);
+        if all && !self.adoptions.is_empty() {
+            self.adoptions.advance(&self.snapshot, self.clock.mono_ns);
+        }
+        if !self.holds.is_empty() {
+            stage::hold::release(self, all, outbox);
+        }
+    }
+
+    /// When the next held packet must be judged, nanoseconds of the worker's clock.
+    #[must_use]
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.holds.next_deadline_ns()
+    }
+
+    /// Runs the stages after parse over a packet that was held, as if it came now.
+    pub(crate) fn resume(
+        &mut self,
+        transit: Transit,
+        sent: FlowKey,
+        outbox: &mut Vec<(EndpointKey, Packet)>,
+    ) {
+        let mut batch = std::mem::take(&mut self.batch);
+        stage::parse::translate(self, transit, sent, &mut batch, outbox);
+        for transit in batch.drain(..) {
+            self.judge(transit, None, outbox);
+        }
+        self.batch = batch;
     }
 
     /// Runs the stages over one batch from `sender`; what is to be sent goes to `outbox`, with its receiver.
@@ -263,17 +330,20 @@ impl Graph {
         }
         let tracked = match stage::conntrack::run(self, &transit, found) {
             Ok(tracked) => tracked,
-            Err(refusal) => {
-                if refusal.reason == DropReason::Midstream {
-                    stage::reset::answer_midstream(self, &transit, outbox);
+            Err(refusal) if refusal.reason == DropReason::Midstream => {
+                match stage::midstream::run(self, &transit, outbox) {
+                    Ok(tracked) => tracked,
+                    Err(refusal) => {
+                        return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal);
+                    }
                 }
-                return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal);
             }
+            Err(refusal) => return self.refuse(transit, Identity::UNKNOWN, Identity::UNKNOWN, refusal),
         };
         self.counters.stage(Stage::Policy).add(1);
         let decided = match stage::policy::run(self, &transit, tracked) {
             Ok(decided) => decided,
-            Err((source, destination, refusal)) => return self.refuse(transit, source, destination, refusal),
+            Err(refused) => return stage::hold::refuse(self, transit, &tracked, refused),
         };
         // Before the gate: what it judges must leave.
         let path_mtu = match stage::forward::check_path(self, &transit, decided.receiver, outbox) {

@@ -87,6 +87,8 @@ pub struct EndpointConfig {
     pub ipv4: Option<Ipv4Addr>,
     /// The pod's IPv6 address; its link-local address follows from `pod_mac`.
     pub ipv6: Option<Ipv6Addr>,
+    /// Whether the pod was there before the worker, and may have connections that it does not know.
+    pub adopted: bool,
 }
 
 /// An interface as given to a worker.

@@ -6,6 +6,7 @@
 //! confined to [`xsk`].
 #![deny(unsafe_code)]
 
+pub mod adoption;
 pub mod capture;
 pub mod conntrack;
 pub mod counters;
@@ -13,6 +14,7 @@ pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod graph;
+pub mod hold;
 pub mod interface;
 pub mod interface_table;
 pub mod l7_flow;

@@ -198,6 +198,10 @@ impl Worker {
         if !self.obey() {
             return Ok(false);
         }
+        self.graph.advance(&mut self.outbox);
+        if !self.outbox.is_empty() {
+            self.deliver();
+        }
         let mut received = 0;
         for position in 0..self.served.len() {
             received += self.serve(position);
@@ -330,6 +334,11 @@ impl Worker {
             COMPLETION_SLEEP
         } else {
             LONGEST_SLEEP
+        };
+        let timeout = match self.graph.next_deadline_ns() {
+            // Up to the next millisecond, which is what epoll counts in.
+            Some(deadline) => timeout.min(Duration::from_nanos(deadline.saturating_sub(since))),
+            None => timeout,
         };
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Ok(()) => {}

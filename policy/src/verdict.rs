@@ -183,4 +183,8 @@ drop_reasons! {
     L7Capacity = 246, "L7 flow table full";
     /// Fragment store full.
     FragmentCapacity = 247, "Fragment table full";
+    /// Another packet of the flow is held until its peer is known.
+    HeldDuplicate = 248, "Flow is held for an unknown peer";
+    /// Peer not known yet, and too many packets are held already.
+    HoldCapacity = 249, "Too many held for unknown peers";
 }

@@ -84,12 +84,14 @@ fn main() -> ExitCode {
         cleanup_leaves_nothing_behind,
         killed_agent_lets_nothing_pass,
         restarted_agent_lets_traffic_pass_again,
+        established_connection_survives_a_restart_and_one_under_http_rules_is_reset,
         restarted_agent_enforces_the_persisted_policy_without_its_manifests,
         new_policy_cuts_an_established_connection,
         removed_policy_lets_everything_pass_again,
         pod_deleted_under_traffic_loses_no_frame,
         interface_that_the_runtime_detaches_stays_closed_until_it_is_gone,
         address_reused_by_another_pod_gets_its_policy_and_never_the_old_one,
+        pods_of_an_excluded_namespace_are_peers_and_under_no_policy,
         one_hundred_and_ten_endpoints_come_talk_and_go,
     ])
 }
@@ -347,6 +349,45 @@ fn exchange(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
     Ok(())
 }
 
+fn established_connection_survives_a_restart_and_one_under_http_rules_is_reset(
+    bed: &mut Lifecycle,
+) -> Result<()> {
+    bed.guarded()?;
+    drop(bed.http.take_requests());
+    for (tcp, http) in bed.server.at(TCP_PORT).into_iter().zip(bed.server.at(HTTP_PORT)) {
+        let server = echo_once(&bed.server.netns, TCP_PORT)?;
+        let mut stream = bed
+            .friend
+            .netns
+            .enter(|| TcpStream::connect_timeout(&tcp, wait::LONG))?;
+        stream.set_read_timeout(Some(wait::LONG))?;
+        exchange(&mut stream, b"before the restart")?;
+        let mut judged = http::Client::connect(&bed.friend.netns, http)?;
+        ensure!(judged.get("/")? == Response::served("/"));
+
+        bed.lab.run(&["agent", "kill"])?;
+        bed.lab.run(&["agent", "start"])?;
+        exchange(&mut stream, b"after the restart")?;
+        ensure!(judged.get("/").is_err(), "nobody has judged its bytes");
+        ensure!(http::get(&bed.friend.netns, http, "/")? == Response::served("/"));
+        // It is a flow like others: a policy cuts it, and revives it.
+        bed.lab.enforce(&[("server", CLOSED_POLICY)])?;
+        let before = bed.lab.agent().drops()?;
+        stream.write_all(b"denied")?;
+        wait::until("the connection's segment is dropped", wait::LONG, || {
+            let drops = bed.lab.agent().drops()?.since(&before);
+            Ok((drops.get(DropReason::PolicyDenied) > 0).then_some(()))
+        })?;
+        bed.lab.enforce(&[("server", POLICY)])?;
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer)?;
+        drop(stream);
+        let received = server.join().unwrap_or_else(|_panicked| Ok(Vec::new()))?;
+        ensure!(received == b"before the restartafter the restartdenied");
+    }
+    bed.lab.agent().expect_balanced_frames()
+}
+
 fn new_policy_cuts_an_established_connection(bed: &mut Lifecycle) -> Result<()> {
     bed.guarded()?;
     for address in bed.server.at(TCP_PORT) {
@@ -402,6 +443,80 @@ fn removed_policy_lets_everything_pass_again(bed: &mut Lifecycle) -> Result<()> 
                 "{address}"
             );
         }
+    }
+    Ok(())
+}
+
+/// Lets one pod of another namespace in, and isolates all pods of that namespace.
+const POLICY_OF_PEERS: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: server, namespace: app}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+    - fromEndpoints: [{matchLabels: {"k8s:io.kubernetes.pod.namespace": left, role: peer}}]
+      toPorts: [{ports: [{port: "8080", protocol: TCP}]}]
+    - toPorts: [{ports: [{port: "7", protocol: UDP}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: isolated, namespace: left}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+"#;
+
+fn pods_of_an_excluded_namespace_are_peers_and_under_no_policy(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    let peer = bed.lab.add_pod("left/peer", "role=peer")?;
+    let other = bed.lab.add_pod("left/other", "role=other")?;
+    let _served = Server::start(&peer.netns, HTTP_PORT)?;
+    bed.lab.enforce(&[("server", POLICY_OF_PEERS)])?;
+    let endpoints = || -> Result<bool> {
+        let list = bed.lab.agent().cli(&["endpoint", "list"])?;
+        Ok(list.contains("left/"))
+    };
+    ensure!(endpoints()?, "they are endpoints before");
+    bed.lab
+        .run(&["agent", "restart", "--", "--exclude-namespace", "left"])?;
+    ensure!(!endpoints()?, "they are none any more");
+    let refused = bed.lab.run(&[
+        "sluice",
+        "endpoint",
+        "add",
+        "--pod",
+        "left/peer",
+        "--interface",
+        &peer.veth,
+        "--ipv4",
+        &peer.ip4.to_string(),
+        "--mac",
+        "02:00:00:00:00:01",
+    ]);
+    let refused = format!("{:#}", refused.err().context("taken")?);
+    ensure!(refused.contains("namespace left is excluded"), "{refused}");
+
+    for address in bed.server.at(HTTP_PORT) {
+        ensure!(http::get(&peer.netns, address, "/x")? == Response::served("/x"));
+    }
+    // Their own policy is not enforced at them, from whichever side.
+    for address in peer.at(HTTP_PORT) {
+        for from in [&bed.server, &other] {
+            ensure!(http::get(&from.netns, address, "/x")? == Response::served("/x"));
+        }
+    }
+    let frames: Vec<_> = other
+        .at(40_000)
+        .into_iter()
+        .zip(bed.server.at(HTTP_PORT))
+        .map(|(from, to)| other.framed(&packets::syn(from, to)))
+        .collect();
+    bed.lab
+        .agent()
+        .expect_drops(DropReason::PolicyDenied, || other.injector()?.send_all(&frames))?;
+    // The next agent is told of all pods anew.
+    bed.lab.run(&["agent", "cleanup"])?;
+    for pod in ["left/peer", "left/other"] {
+        bed.lab.run(&["pod", "del", pod])?;
     }
     Ok(())
 }

@@ -75,6 +75,12 @@ pub struct WorkerStatus {
     pub transmit_dropped: u64,
     /// Flow events that were lost because nobody read them in time.
     pub lost_events: u64,
+    /// Packets that were held because their peer was not known yet.
+    #[serde(default)]
+    pub held_packets: u64,
+    /// Connections older than the agent that went on.
+    #[serde(default)]
+    pub adopted_flows: u64,
 }
 
 /// Packets dropped for one reason.
@@ -171,6 +177,9 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Local pods under policy.
     pub endpoints: Vec<EndpointStatus>,
+    /// Namespaces whose pods are left to the node's own network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded_namespaces: Vec<String>,
     /// Packets sent on.
     pub forwarded: u64,
     /// Packets dropped, by reason; reasons that never occurred are left out.

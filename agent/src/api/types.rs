@@ -100,6 +100,8 @@ pub enum ErrorCode {
     NotFound,
     /// What the request wants to add is in use.
     Conflict,
+    /// The pod's namespace is left to the node's own network.
+    Excluded,
     /// All places are taken.
     Exhausted,
     /// The agent is starting or stopping.

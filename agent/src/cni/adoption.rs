@@ -100,9 +100,14 @@ pub struct Cached {
     pub problems: Vec<String>,
 }
 
-/// Reads the cache in `dir`. Left out are attachments that `is_known`, those of other interfaces than `interface` (the
-/// loopback, secondary networks), containers that are no pods, and pods that are gone.
-pub fn scan(dir: &Path, interface: &str, is_known: impl Fn(&Attachment) -> bool) -> Cached {
+/// Reads the cache in `dir`. Left out are attachments that `is_known`, pods of namespaces that are `is_excluded`, interfaces other
+/// than `interface` (the loopback, secondary networks), containers that are no pods, and pods that are gone.
+pub fn scan(
+    dir: &Path,
+    interface: &str,
+    is_known: impl Fn(&Attachment) -> bool,
+    is_excluded: impl Fn(&str) -> bool,
+) -> Cached {
     let mut cached = Cached::default();
     let mut paths: Vec<PathBuf> = match fs::read_dir(dir) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
@@ -115,7 +120,7 @@ pub fn scan(dir: &Path, interface: &str, is_known: impl Fn(&Attachment) -> bool)
     };
     paths.sort();
     for path in paths {
-        match read(&path, interface, &is_known) {
+        match read(&path, interface, &is_known, &is_excluded) {
             Ok(Some(spec)) => cached.pods.push(spec),
             Ok(None) => {}
             // The pod went away meanwhile.
@@ -133,6 +138,7 @@ fn read(
     path: &Path,
     interface: &str,
     is_known: impl Fn(&Attachment) -> bool,
+    is_excluded: impl Fn(&str) -> bool,
 ) -> Result<Option<EndpointSpec>, AdoptionError> {
     if fs::metadata(path)?.len() > FILE_BYTES {
         return Err(AdoptionError::TooLong);
@@ -148,7 +154,7 @@ fn read(
         network: file.network_name.clone(),
         container_id: file.container_id.clone(),
     };
-    if is_known(&attachment) {
+    if is_known(&attachment) || is_excluded(&pod.namespace) {
         return Ok(None);
     }
     conflist::check_used(&BASE64_STANDARD.decode(&file.config)?)?;
@@ -199,7 +205,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("net-c1-eth0");
         fs::write(&path, contents).unwrap();
-        let cached = scan(dir.path(), "eth0", |_| false);
+        let cached = scan(dir.path(), "eth0", |_| false, |_| false);
         assert!(cached.pods.is_empty());
         let place = format!("{}: ", path.display());
         let reason = |problem: String| problem.strip_prefix(&place).unwrap().to_owned();
@@ -250,8 +256,24 @@ mod tests {
         for contents in [loopback, container, file(&gone.display().to_string(), "ptp")] {
             assert_eq!(problems(&contents.to_string()), Vec::<String>::new());
         }
-        let missing = scan(Path::new("/nonexistent/results"), "eth0", |_| false);
+        let missing = scan(Path::new("/nonexistent/results"), "eth0", |_| false, |_| false);
         assert!(missing.pods.is_empty() && missing.problems.is_empty());
+    }
+
+    #[test]
+    fn a_pod_of_an_excluded_namespace_is_not_looked_at_and_others_are() {
+        let dir = tempfile::tempdir().unwrap();
+        // One that could not be taken.
+        let contents = file("/proc/self/status", "ptp").to_string();
+        fs::write(dir.path().join("net-c1-eth0"), contents).unwrap();
+        for (excluded, problems) in [("db", 0), ("web", 1)] {
+            let cached = scan(dir.path(), "eth0", |_| false, |namespace| namespace == excluded);
+            assert_eq!(
+                (cached.pods.len(), cached.problems.len()),
+                (0, problems),
+                "{excluded}"
+            );
+        }
     }
 
     #[test]
@@ -263,7 +285,7 @@ mod tests {
             network: "net".into(),
             container_id: "c1".into(),
         };
-        let cached = scan(dir.path(), "eth0", |attachment| *attachment == known);
+        let cached = scan(dir.path(), "eth0", |attachment| *attachment == known, |_| false);
         assert!(cached.pods.is_empty() && cached.problems.is_empty());
     }
 }

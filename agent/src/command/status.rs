@@ -120,6 +120,9 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         "Node state: {} repairs, {} packets guarded off",
         status.repairs, status.guarded
     )?;
+    if !status.excluded_namespaces.is_empty() {
+        writeln!(out, "Excluded:   {}", status.excluded_namespaces.join(", "))?;
+    }
     for warning in &status.warnings {
         writeln!(out, "  warning: {warning}")?;
     }

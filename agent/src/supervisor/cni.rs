@@ -64,7 +64,7 @@ impl Runtime {
 }
 
 impl Supervisor {
-    /// Puts the pods in the runtime's cache under policy that are not, and whose interface is there.
+    /// Puts the pods in the runtime's cache under policy that are not, and whose interface is there; not those of excluded namespaces.
     pub(super) async fn adopt_cached(&mut self) {
         let Some((dir, until)) = &self.runtime.cache else {
             return;
@@ -74,10 +74,15 @@ impl Supervisor {
             return;
         }
         let cached = block_in_place(|| {
-            adoption::scan(dir, POD_INTERFACE, |attachment| {
-                let mut endpoints = self.registry.endpoints();
-                endpoints.any(|endpoint| endpoint.spec.attachment.as_ref() == Some(attachment))
-            })
+            adoption::scan(
+                dir,
+                POD_INTERFACE,
+                |attachment| {
+                    let mut endpoints = self.registry.endpoints();
+                    endpoints.any(|endpoint| endpoint.spec.attachment.as_ref() == Some(attachment))
+                },
+                |namespace| self.excluded.contains(namespace),
+            )
         });
         let mut problems = cached.problems;
         for spec in cached.pods {
@@ -86,7 +91,7 @@ impl Supervisor {
                 continue;
             }
             let (pod, interface) = (spec.pod.clone(), spec.interface.clone());
-            match self.add(spec).await {
+            match self.add(spec, true).await {
                 Ok(_) => tracing::info!(%pod, interface, "pod was there already: it is under policy now"),
                 Err(error) => problems.push(format!("{pod} stays without policy: {error}")),
             }

@@ -147,8 +147,11 @@ impl Supervisor {
                 receive_dropped,
                 transmit_dropped,
                 lost_events: counters.events_lost.get(),
+                held_packets: counters.held.get(),
+                adopted_flows: counters.adopted_flows.get(),
             }],
             endpoints,
+            excluded_namespaces: self.excluded.iter().cloned().collect(),
             forwarded: counters.forwarded_packets.get(),
             audited: AuditCount {
                 ingress: counters.audited(Direction::Ingress).get(),

@@ -1363,4 +1363,7 @@ fn an_endpoint_with_a_uid_is_the_pod_of_that_uid_and_no_other() {
     assert!(world.snapshot.ipcache.lookup(addr) >= Identity::FIRST_ALLOCATED);
     world.apply(&pod("other", ""));
     assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
+    // Anybody may write the hash; only the kubelet's mirror pods have the other annotation.
+    world.apply(&pod("no-mirror", "kubernetes.io/config.hash: own"));
+    assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
 }

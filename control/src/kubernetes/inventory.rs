@@ -4,17 +4,19 @@
 //! watch of the others and enters that of its own, and may be reported by the former after the latter. Of two watches that have an
 //! object the first in the list is believed, and what the other says is kept until the first has lost it.
 //!
-//! Invariants: an object that is refused keeps its last good state; one is deleted when no watch has it any more; what a new list does not hold any more is deleted when the list is complete, not before.
+//! Invariants: an object that is refused keeps its last good state, also one of the former process ([`Inventory::restore`]); one is deleted when no watch has it any more; what a new list does not hold any more is deleted when the list is complete, not before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
+use policy::PodName;
 use serde_json::Value;
 
 use super::watch::{Observed, WatchId};
 use crate::field::Fault;
-use crate::object::{self, Decoded, Object, ObjectKey};
+use crate::object::{self, Decoded, Kind, Object, ObjectKey};
 use crate::source::{Changes, ObjectError};
 
 /// State of one watch.
@@ -40,11 +42,23 @@ pub(super) struct Inventory {
     /// What a watch says of an object that another one is believed of.
     shadowed: HashMap<ObjectKey, (WatchId, Value)>,
     errors: BTreeMap<ObjectKey, Vec<ObjectError>>,
+    /// Policies and groups in force.
+    good: BTreeMap<ObjectKey, Arc<Value>>,
+    good_has_changed: bool,
+    /// What was in force in the former process, until everything has been listed.
+    restored: BTreeMap<ObjectKey, Arc<Value>>,
+    /// The watch whose objects are also asked for by name.
+    own_pods: WatchId,
+    /// `metadata.uid` of what that watch has.
+    uids: HashMap<ObjectKey, String>,
+    /// Objects that an answer has told of and the watch has not yet, and when.
+    unconfirmed: HashMap<ObjectKey, Instant>,
 }
 
 impl Inventory {
-    /// `names` of the watches by [`WatchId`]; `cluster` is the name that policies are scoped to.
-    pub(super) fn new(names: impl IntoIterator<Item = String>, cluster: String) -> Self {
+    /// `names` of the watches by [`WatchId`], of which `own_pods` is that of this node's pods; `cluster` is the name that policies are
+    /// scoped to.
+    pub(super) fn new(names: impl IntoIterator<Item = String>, own_pods: WatchId, cluster: String) -> Self {
         let watched = |name| Watched {
             name,
             ..Watched::default()
@@ -55,7 +69,33 @@ impl Inventory {
             holder: HashMap::new(),
             shadowed: HashMap::new(),
             errors: BTreeMap::new(),
+            good: BTreeMap::new(),
+            good_has_changed: false,
+            restored: BTreeMap::new(),
+            own_pods,
+            uids: HashMap::new(),
+            unconfirmed: HashMap::new(),
         }
+    }
+
+    /// What was in force before: an object that is refused at its first listing keeps that state, if it is still the same one.
+    pub(super) fn restore(&mut self, good: Vec<Arc<Value>>) {
+        let known = good.into_iter().filter_map(|value| {
+            let Decoded::Object(object) = object::decode(&value, &self.cluster) else {
+                return None;
+            };
+            Some((object.key, value))
+        });
+        self.restored = known.collect();
+    }
+
+    /// Policies and groups in force, if they are others than at the last call and everything was listed once.
+    pub(super) fn take_good(&mut self) -> Option<Vec<Arc<Value>>> {
+        if !self.good_has_changed || !self.is_synced() {
+            return None;
+        }
+        self.good_has_changed = false;
+        Some(self.good.values().cloned().collect())
     }
 
     /// Takes note of an observation; what it changes goes to `changes`.
@@ -63,7 +103,7 @@ impl Inventory {
         let Some(watched) = self.watches.get_mut(id.0) else {
             return;
         };
-        if !matches!(observed, Observed::Failed(_)) {
+        if !matches!(observed, Observed::Failed(_) | Observed::Fetched(..)) {
             watched.error = None;
         }
         match observed {
@@ -79,17 +119,20 @@ impl Inventory {
                 let listing = watched.listing.take().unwrap_or_default();
                 watched.synced = true;
                 self.keep_only(id, &listing, changes);
+                self.forget_restored();
             }
             // No resource of that name: there are no objects of it.
             Observed::Absent => {
                 watched.listing = None;
                 watched.synced = true;
                 self.keep_only(id, &BTreeSet::new(), changes);
+                self.forget_restored();
             }
             Observed::Applied(object) => {
                 self.apply(id, &object, changes);
             }
             Observed::Deleted(key) => self.delete(id, &key, changes),
+            Observed::Fetched(key, object) => self.fetched(id, key, object.as_deref(), changes),
             Observed::Failed(error) => {
                 watched.error = Some((Instant::now(), format!("{}: {error}", watched.name)))
             }
@@ -107,6 +150,36 @@ impl Inventory {
             .iter()
             .filter_map(|watched| watched.error.as_ref())
             .map(|(_, error)| error)
+    }
+
+    /// Pods that an answer told of before that time, and no watch since: whether they are still there is not known.
+    pub(super) fn unconfirmed(&mut self, before: Instant) -> Vec<PodName> {
+        let old = self.unconfirmed.iter_mut().filter(|(_, since)| **since < before);
+        // The next question is due as late as this one.
+        old.map(|(key, since)| {
+            *since = Instant::now();
+            key.pod()
+        })
+        .collect()
+    }
+
+    /// Takes the answer to a question for one object. What the watch says of the very same one is as new or newer.
+    fn fetched(&mut self, id: WatchId, key: ObjectKey, object: Option<&Value>, changes: &mut Changes) {
+        let Some(object) = object else {
+            if self.unconfirmed.contains_key(&key) {
+                self.delete(id, &key, changes);
+            }
+            return;
+        };
+        let is_known = self.holder.get(&key) == Some(&id)
+            && !self.unconfirmed.contains_key(&key)
+            && self.uids.get(&key).map(String::as_str) == Some(uid(object));
+        if !is_known && let Some(key) = self.apply(id, object, changes) {
+            if let Some(listing) = self.watches.get_mut(id.0).and_then(|w| w.listing.as_mut()) {
+                listing.insert(key.clone());
+            }
+            self.unconfirmed.insert(key, Instant::now());
+        }
     }
 
     /// Forgets failures that were reported before: a watch that goes on where it was has nothing to report.
@@ -136,11 +209,18 @@ impl Inventory {
             self.shadowed.insert(key.clone(), (id, value.clone()));
             return Some(key.clone());
         }
+        if let Some(key) = key.filter(|_| id == self.own_pods) {
+            self.uids.insert(key.clone(), uid(value).to_owned());
+            self.unconfirmed.remove(key);
+        }
         match decoded {
             Decoded::Object(object) => {
                 let key = object.key.clone();
                 self.errors.remove(&key);
                 self.holder.insert(key.clone(), id);
+                if is_kept(key.kind) {
+                    self.keep_good(key.clone(), without_managed_fields(value));
+                }
                 push(changes, *object);
                 Some(key)
             }
@@ -150,6 +230,12 @@ impl Inventory {
                 self.holder.insert(key.clone(), id);
                 let errors = faults.iter().map(|fault| refused(&key, fault)).collect();
                 self.errors.insert(key.clone(), errors);
+                if let Some(good) = self.former_state(&key, value)
+                    && let Decoded::Object(object) = object::decode(&good, &self.cluster)
+                {
+                    self.keep_good(key.clone(), good);
+                    push(changes, *object);
+                }
                 Some(key)
             }
         }
@@ -168,10 +254,33 @@ impl Inventory {
         }
         self.holder.remove(key);
         self.errors.remove(key);
+        self.uids.remove(key);
+        self.good_has_changed |= self.good.remove(key).is_some();
+        self.unconfirmed.remove(key);
         changes.applied.retain(|object| object.key != *key);
         changes.deleted.push(key.clone());
         if let Some((other, value)) = self.shadowed.remove(key) {
             self.apply(other, &value, changes);
+        }
+    }
+
+    fn keep_good(&mut self, key: ObjectKey, value: Arc<Value>) {
+        let former = self.good.insert(key, Arc::clone(&value));
+        self.good_has_changed |= former != Some(value);
+    }
+
+    /// What the former process enforced of an object that is refused now and was never good since.
+    fn former_state(&mut self, key: &ObjectKey, refused: &Value) -> Option<Arc<Value>> {
+        if self.good.contains_key(key) {
+            return None;
+        }
+        // One that was deleted and made anew is another object.
+        self.restored.remove(key).filter(|good| uid(good) == uid(refused))
+    }
+
+    fn forget_restored(&mut self) {
+        if self.is_synced() {
+            self.restored.clear();
         }
     }
 
@@ -188,6 +297,33 @@ impl Inventory {
             self.delete(id, &key, changes);
         }
     }
+}
+
+/// Kinds whose objects say who may talk to whom.
+const fn is_kept(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::CiliumNetworkPolicy
+            | Kind::CiliumClusterwideNetworkPolicy
+            | Kind::CiliumCIDRGroup
+    )
+}
+
+/// A copy without `metadata.managedFields`, which are often the larger part.
+fn without_managed_fields(value: &Value) -> Arc<Value> {
+    let mut value = value.clone();
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    Arc::new(value)
+}
+
+/// `metadata.uid`; empty if there is none.
+fn uid(object: &Value) -> &str {
+    let uid = object.pointer("/metadata/uid");
+    uid.and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Deletions are carried out before applications, so one that was deleted within the same batch is not deleted any more.

@@ -43,6 +43,8 @@ pub enum Observed {
     Absent,
     /// An object is new or has changed.
     Applied(Box<Value>),
+    /// The answer to a question for one object: what it is now, or that there is none.
+    Fetched(ObjectKey, Option<Box<Value>>),
     /// An object is gone, or does not fit the watch any more.
     Deleted(ObjectKey),
     /// The server cannot be asked, for this reason; it is asked again.

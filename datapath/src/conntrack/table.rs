@@ -4,10 +4,12 @@
 //! does that in passes over the whole batch, so that the cache misses of different packets overlap. A bucket that is full spills
 //! to its neighbours (at most [`PROBES`]); a counter of spilled entries tells a lookup when it need not look there.
 
+use std::net::IpAddr;
+
 use policy::{EndpointKey, Slot};
 
 use super::entry::Entry;
-use crate::flow::{FlowDirection, FlowHasher, FlowKey};
+use crate::flow::{FlowDirection, FlowHasher, FlowKey, Peer};
 use crate::reservation::Reservation;
 
 const WAYS: usize = 8;
@@ -343,6 +345,28 @@ impl Conntrack {
             );
         }
         removed
+    }
+
+    /// Forgets the flows at addresses that are now `key`'s and that another interface takes part in; used when an endpoint comes.
+    /// Looks at the whole table unless it is empty.
+    pub fn remove_strays(
+        &mut self,
+        key: EndpointKey,
+        is_own: impl Fn(IpAddr) -> bool,
+        mut each: impl FnMut(&Entry),
+    ) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
+        let leads_elsewhere = |peer: &Peer, interface| interface != key && is_own(peer.addr());
+        self.sweep_if(
+            self.entries.len(),
+            |entry| {
+                leads_elsewhere(&entry.key.source, entry.source)
+                    || leads_elsewhere(&entry.key.destination, entry.destination)
+            },
+            &mut each,
+        )
     }
 
     fn sweep_if(

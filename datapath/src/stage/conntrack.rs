@@ -151,17 +151,7 @@ fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
         }
         _ => {}
     }
-    let destination = transit.key.destination.addr();
-    let receiver = match graph.interfaces.endpoint_at(destination) {
-        Some(endpoint) => endpoint,
-        // The node's stack has nothing to say to other addresses on the host pairs.
-        None if !transit.sender.slot.is_endpoint() => return Err(DropReason::Unroutable.into()),
-        None => {
-            let to_node = graph.snapshot.ipcache.lookup(destination) == Identity::HOST;
-            let slot = if to_node { Slot::HOST } else { Slot::FORWARD };
-            graph.interfaces.occupant(slot).ok_or(DropReason::HostNotReady)?
-        }
-    };
+    let receiver = receiver(graph, transit)?;
     let tcp = match transit.headers.l4 {
         L4::Tcp(_) => TcpState::SynSent,
         _ => TcpState::Untracked,
@@ -173,4 +163,19 @@ fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
         tcp,
         replaces: None,
     })
+}
+
+/// Interface that a flow's first packet leaves by.
+pub(super) fn receiver(graph: &Graph, transit: &Transit) -> Result<EndpointKey, DropReason> {
+    let destination = transit.key.destination.addr();
+    match graph.interfaces.endpoint_at(destination) {
+        Some(endpoint) => Ok(endpoint),
+        // The node's stack has nothing to say to other addresses on the host pairs.
+        None if !transit.sender.slot.is_endpoint() => Err(DropReason::Unroutable),
+        None => {
+            let to_node = graph.snapshot.ipcache.lookup(destination) == Identity::HOST;
+            let slot = if to_node { Slot::HOST } else { Slot::FORWARD };
+            graph.interfaces.occupant(slot).ok_or(DropReason::HostNotReady)
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use policy::{DropReason, EndpointKey, Identity, Protocol};
 
-use super::{neighbour, source_guard};
+use super::{neighbour, reset, source_guard};
 use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::{FlowKey, Peer};
 use crate::graph::{Graph, Refusal, Transit};
@@ -69,12 +69,13 @@ pub fn run(
         key: FlowKey::UNSPECIFIED,
         hash: 0,
         translated: None,
+        held_until_ns: None,
     };
     if headers.fragment.is_some() {
-        return super::fragment::run(graph, transit, batch);
+        return super::fragment::run(graph, transit, batch, outbox);
     }
     match flow_key(&headers) {
-        Ok(key) => translate(graph, transit, key, batch),
+        Ok(key) => translate(graph, transit, key, batch, outbox),
         Err(reason) => {
             let sender = transit.sender;
             unparsed(graph, transit.packet, sender, reason);
@@ -92,7 +93,13 @@ fn fragment_checksum(headers: &IpHeaders, linear: &[u8]) -> L4Checksum {
 }
 
 /// Names the packet's flow and translates it if its destination is a service.
-pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: &mut Vec<Transit>) {
+pub fn translate(
+    graph: &mut Graph,
+    mut transit: Transit,
+    sent: FlowKey,
+    batch: &mut Vec<Transit>,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
     transit.key = sent;
     if transit.sender.slot.is_endpoint() && quoted(&transit.headers).is_none() {
         let begins = match transit.headers.l4 {
@@ -112,6 +119,10 @@ pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: 
                 transit.translated = Some(translated);
             }
             Err(reason) => {
+                if reason == DropReason::Midstream {
+                    // Which backend the connection had is not known any more.
+                    reset::answer_midstream(graph, &transit, outbox);
+                }
                 return graph.refuse(
                     transit,
                     Identity::UNKNOWN,

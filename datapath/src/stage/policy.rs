@@ -93,7 +93,13 @@ fn begin(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<Entr
 
 /// Reports what an endpoint in audit mode denies and was not reported of the flow `before`; whether there is anything at all that
 /// one denies.
-fn report_audits(graph: &Graph, transit: &Transit, judged: &Judged, entry: &Entry, before: Audited) -> bool {
+pub(super) fn report_audits(
+    graph: &Graph,
+    transit: &Transit,
+    judged: &Judged,
+    entry: &Entry,
+    before: Audited,
+) -> bool {
     let [egress, ingress] = judged.audits;
     for (audit, is_known) in [(egress, before.egress), (ingress, before.ingress)] {
         if let Some(audit) = audit.filter(|_| !is_known) {
@@ -166,16 +172,16 @@ fn renew(graph: &mut Graph, transit: &Transit, id: EntryId) -> Result<(), Refuse
 }
 
 /// A decision that lets the flow pass, so far.
-struct Judged {
-    verdict: EntryVerdict,
+pub(super) struct Judged {
+    pub(super) verdict: EntryVerdict,
     stamp: Stamp,
-    event: FlowEventKind,
+    pub(super) event: FlowEventKind,
     /// What egress and ingress deny in audit mode.
-    audits: [Option<Audit>; 2],
+    pub(super) audits: [Option<Audit>; 2],
 }
 
 impl Judged {
-    fn stamp_on(&self, entry: &mut Entry, source: Identity, destination: Identity) {
+    pub(super) fn stamp_on(&self, entry: &mut Entry, source: Identity, destination: Identity) {
         entry.verdict = self.verdict;
         entry.stamp = self.stamp;
         [entry.audited.egress, entry.audited.ingress] = self.audits.map(|audit| audit.is_some());
@@ -227,7 +233,7 @@ fn identities(snapshot: &Snapshot, entry: &Entry) -> (Identity, Identity) {
 }
 
 /// Asks the source's egress policy and the destination's ingress policy; both must agree.
-fn decide(snapshot: &Snapshot, entry: &Entry) -> (Identity, Identity, Result<Judged, Refusal>) {
+pub(super) fn decide(snapshot: &Snapshot, entry: &Entry) -> (Identity, Identity, Result<Judged, Refusal>) {
     let (source, destination) = identities(snapshot, entry);
     (source, destination, judge(snapshot, entry, source, destination))
 }

@@ -3,7 +3,7 @@
 use policy::EndpointKey;
 
 use crate::conntrack::Entry;
-use crate::flow::FlowDirection;
+use crate::flow::{FlowDirection, Peer};
 use crate::graph::{Decided, Graph, Transit};
 use crate::wire::packet::L4;
 use crate::wire::tcp::{Segment, Tcp, TcpFlags};
@@ -51,6 +51,19 @@ pub fn both(
         (FlowDirection::Reply, Some(translation)) => (translation.frontend, translation.client),
         (FlowDirection::Reply, None) => (entry.key.destination, entry.key.source),
     };
+    receiver(graph, transit, from, to, decided.receiver, outbox);
+}
+
+/// Resets the receiver of a segment, in the terms it knows the two ends by.
+pub(super) fn receiver(
+    graph: &mut Graph,
+    transit: &Transit,
+    from: Peer,
+    to: Peer,
+    interface: EndpointKey,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
+    let L4::Tcp(tcp) = transit.headers.l4 else { return };
     let segment = Segment {
         source: from.addr(),
         destination: to.addr(),
@@ -63,7 +76,7 @@ pub fn both(
         timestamps: None,
         payload: &[],
     };
-    if let Some(packet) = graph.build(decided.receiver, None, |_, ip| segment.write(ip)) {
-        graph.send_own(decided.receiver, packet, outbox);
+    if let Some(packet) = graph.build(interface, None, |_, ip| segment.write(ip)) {
+        graph.send_own(interface, packet, outbox);
     }
 }

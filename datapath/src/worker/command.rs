@@ -30,7 +30,7 @@ const RETIRED: usize = 64;
 pub struct WorkerAudit {
     /// Frames by owner.
     pub frames: Audit,
-    /// Frames that the worker holds on purpose (early fragments).
+    /// Frames that the worker holds on purpose (early fragments, first packets of unknown peers).
     pub held: usize,
     /// Ring counters per interface.
     pub interfaces: Vec<(EndpointKey, IoStatistics)>,

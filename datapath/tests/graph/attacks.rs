@@ -458,3 +458,28 @@ fn ack_to_a_service_begins_neither_flow_nor_translation() {
     let graph = bed.worker.graph();
     assert!(graph.conntrack().is_empty() && graph.translations().is_empty());
 }
+
+#[test]
+fn pod_that_is_left_to_the_nodes_network_is_a_peer_and_no_local_endpoint_is_one() {
+    // On this node, without an interface of sluice's: known by its address.
+    let excluded: IpAddr = "10.244.0.77".parse().unwrap();
+    let mut bed = Bed::guarded(Allow::Plain);
+    bed.known.push((excluded, C.identity()));
+    bed.ipcache_generation += 1;
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(vec![(peer(C), 5000, Allow::Plain)]),
+            egress: Some(vec![(peer(C), 80, Allow::Plain)]),
+        },
+    );
+    let mut inwards = Conn::between(FORWARD, excluded, B.key(), B.v4(), 5000);
+    inwards.open(&mut bed);
+    let mut outwards = Conn::between(B.key(), B.v4(), FORWARD, excluded, 80);
+    outwards.open(&mut bed);
+    let refused = Conn::between(FORWARD, excluded, B.key(), B.v4(), 5001).by_client(TcpFlags::SYN, &[]);
+    packet_dies(&mut bed, FORWARD, &refused, DropReason::PolicyDenied);
+    // C's own interface is sluice's: its address never comes from elsewhere.
+    let forged = Conn::between(FORWARD, C.v4(), B.key(), B.v4(), 5000).by_client(TcpFlags::SYN, &[]);
+    packet_dies(&mut bed, FORWARD, &forged, DropReason::SpoofedEndpoint);
+}

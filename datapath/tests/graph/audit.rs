@@ -196,6 +196,7 @@ fn what_is_no_policy_drops_in_audit_mode_too() {
         flows_per_endpoint: 1,
         translations: 256,
         l7_flows: 64,
+        ..GraphConfig::default()
     });
     bed.audits = vec![B];
     bed.set(B, ingress(Allow::Deny));
@@ -402,6 +403,7 @@ fn syn_with_data_and_more_flows_than_l7_states_pass_unjudged() {
         flows_per_endpoint: 1024,
         translations: 256,
         l7_flows: 8,
+        ..GraphConfig::default()
     });
     bed.audits = vec![B];
     bed.set(B, ingress(get("/")));

@@ -65,6 +65,7 @@ impl Pod {
             gateway_mac: GATEWAY,
             ipv4: Some(v4),
             ipv6: Some(v6),
+            adopted: false,
         };
         InterfaceConfig {
             key: self.key(),
@@ -143,6 +144,8 @@ pub struct Bed {
     wires: Vec<(EndpointKey, Wire)>,
     pub rules: Vec<(Pod, Rules)>,
     pub services: Vec<Service>,
+    /// Pods of other nodes that this node knows.
+    pub known: Vec<(IpAddr, Identity)>,
     /// Pods in audit mode.
     pub audits: Vec<Pod>,
     revision: u64,
@@ -158,6 +161,7 @@ impl Bed {
             flows_per_endpoint: 1024,
             translations: 256,
             l7_flows: 64,
+            ..GraphConfig::default()
         })
     }
 
@@ -177,6 +181,7 @@ impl Bed {
                 (C, Rules::default()),
             ],
             services: Vec::new(),
+            known: Vec::new(),
             audits: Vec::new(),
             revision: 0,
             ipcache_generation: 1,
@@ -303,10 +308,17 @@ impl Bed {
             .iter()
             .flat_map(|(pod, _)| [pod.v4(), pod.v6()].map(|addr| (addr.into(), pod.identity())));
         let host = (NODE.parse::<IpAddr>().unwrap().into(), Identity::HOST);
+        let known = self
+            .known
+            .iter()
+            .map(|(addr, identity)| ((*addr).into(), *identity));
         let ipcache = IpCache::new(
             IpCacheGeneration(self.ipcache_generation),
-            entries.chain([host]),
-            vec!["10.244.0.0/16".parse().unwrap()],
+            entries.chain([host]).chain(known),
+            vec![
+                "10.244.0.0/16".parse().unwrap(),
+                "fd00:10:244::/48".parse().unwrap(),
+            ],
         );
         let snapshot = Snapshot {
             revision: Revision(self.revision),
@@ -354,12 +366,18 @@ impl Bed {
 
     /// Sends an IP packet from an interface, in a frame as its stack makes it.
     pub fn send(&mut self, from: EndpointKey, packet: &[u8]) {
+        self.queue(from, packet);
+        self.turn();
+    }
+
+    /// Puts such a frame on the interface's ring, where the worker's next turn finds it.
+    pub fn queue(&self, from: EndpointKey, packet: &[u8]) {
         let source = Pod(from.slot.0);
         let (source, destination) = match from.slot {
             Slot::HOST | Slot::FORWARD => (MacAddr([2, 0, 0, 0, 1, 1]), MacAddr([2, 0, 0, 0, 1, 2])),
             _ => (source.mac(), GATEWAY),
         };
-        self.inject(from, &frame(source, destination, packet));
+        self.wire(from).send(&frame(source, destination, packet));
     }
 
     /// What an interface got, oldest first.

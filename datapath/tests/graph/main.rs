@@ -5,12 +5,16 @@
 //! - `l7`: the HTTP gate on packets
 //! - `attacks`: what must not get through
 //! - `audit`: what passes only because an endpoint audits
+//! - `hold`: first packets of pods that are not known yet
 //! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
+//! - `midstream`: connections that are older than the worker
 
 mod attacks;
 mod audit;
 mod bed;
 mod forwarding;
+mod hold;
 mod l7;
 mod lifecycle;
+mod midstream;
 mod review;

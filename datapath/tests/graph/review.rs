@@ -246,6 +246,7 @@ fn f5_one_pod_leaves_translations_to_others() {
         flows_per_endpoint: 256,
         translations: 256,
         l7_flows: 64,
+        ..GraphConfig::default()
     });
     bed.services = vec![udp_service(&[B])];
     bed.publish();
@@ -265,6 +266,7 @@ fn f6_one_pod_leaves_l7_states_to_others() {
         flows_per_endpoint: 1024,
         translations: 256,
         l7_flows: 64,
+        ..GraphConfig::default()
     });
     let rules = vec![(peer(A), 5000, get("/")), (peer(C), 5000, get("/"))];
     bed.set(
@@ -292,6 +294,7 @@ fn f7_outside_leaves_flows_to_pods() {
         flows_per_endpoint: 256,
         translations: 256,
         l7_flows: 64,
+        ..GraphConfig::default()
     });
     let outside: IpAddr = OUTSIDE.parse().unwrap();
     for port in 0..2048 {
@@ -635,6 +638,7 @@ fn f21_syn_refused_by_the_flow_quota_does_not_forget_which_handshake_is_over() {
         flows_per_endpoint: 4,
         translations: 256,
         l7_flows: 64,
+        ..GraphConfig::default()
     });
     bed.set(
         B,
@@ -663,6 +667,7 @@ fn f21_closed_flow_is_reopened_at_the_quota_and_keeps_its_translation() {
         flows_per_endpoint: 1,
         translations: 8,
         l7_flows: 64,
+        ..GraphConfig::default()
     });
     bed.serve(&[B]);
     for isn in [100, 5_000, 90_000] {

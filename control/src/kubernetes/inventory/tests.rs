@@ -1,7 +1,11 @@
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::*;
 use crate::object::Kind;
+
+mod life;
 
 const POLICIES: WatchId = WatchId(0);
 const OWN_PODS: WatchId = WatchId(1);
@@ -10,6 +14,7 @@ const OTHER_PODS: WatchId = WatchId(2);
 fn inventory() -> Inventory {
     Inventory::new(
         ["policies", "own pods", "other pods"].map(str::to_owned),
+        OWN_PODS,
         "default".into(),
     )
 }
@@ -197,4 +202,167 @@ fn what_comes_and_goes_within_a_batch_leaves_nothing() {
         (OTHER_PODS, Observed::Deleted(key(Kind::Pod, "a"))),
     ];
     assert_eq!(changed(&mut inventory, both), (names(&[]), names(&["a"])));
+}
+
+/// A pod of this node with this uid, and a label to tell states of it apart.
+fn own_pod(uid: &str, state: &str) -> Box<Value> {
+    Box::new(json!({"apiVersion": "v1", "kind": "Pod", "spec": {},
+        "metadata": {"namespace": "db", "name": "a", "uid": uid, "labels": {"state": state}}}))
+}
+
+/// Labels `state` of what the observations apply.
+fn states(inventory: &mut Inventory, observed: Vec<Observed>) -> Vec<String> {
+    let mut changes = Changes::default();
+    for observed in observed {
+        inventory.observe(OWN_PODS, observed, &mut changes);
+    }
+    let state = |object: &Object| match &object.body {
+        object::ObjectBody::Pod(pod) => pod.labels["state"].clone(),
+        other => panic!("{other:?}"),
+    };
+    changes.applied.iter().map(state).collect()
+}
+
+#[test]
+fn pod_that_was_asked_for_is_known_and_the_watch_that_catches_up_is_believed() {
+    let mut inventory = inventory();
+    let key = key(Kind::Pod, "a");
+    let fetched = |state| Observed::Fetched(self::key(Kind::Pod, "a"), Some(own_pod("u-1", state)));
+    assert_eq!(states(&mut inventory, vec![fetched("asked")]), ["asked"]);
+    assert_eq!(
+        states(&mut inventory, vec![Observed::Applied(own_pod("u-1", "watched"))]),
+        ["watched"]
+    );
+    // Answers that come late say nothing new, and a pod that the watch has is not theirs to delete.
+    let late = vec![fetched("late"), Observed::Fetched(key.clone(), None)];
+    assert_eq!(states(&mut inventory, late), [""; 0]);
+    let deleted = changed(&mut inventory, vec![(OWN_PODS, Observed::Deleted(key))]);
+    assert_eq!(deleted, (vec![], names(&["a"])));
+}
+
+#[test]
+fn successor_that_was_asked_for_replaces_the_pod_of_its_name_that_the_watch_still_has() {
+    let mut inventory = inventory();
+    states(&mut inventory, vec![Observed::Applied(own_pod("u-1", "former"))]);
+    let fetched = Observed::Fetched(key(Kind::Pod, "a"), Some(own_pod("u-2", "successor")));
+    assert_eq!(states(&mut inventory, vec![fetched]), ["successor"]);
+}
+
+#[test]
+fn pod_that_was_asked_for_is_asked_for_again_until_the_watch_tells_of_it() {
+    let mut inventory = inventory();
+    let key = key(Kind::Pod, "a");
+    let before = Instant::now();
+    states(
+        &mut inventory,
+        vec![Observed::Fetched(key.clone(), Some(own_pod("u-1", "asked")))],
+    );
+    assert_eq!(inventory.unconfirmed(before), []);
+    let later = Instant::now() + Duration::from_secs(60);
+    assert_eq!(inventory.unconfirmed(later), [key.pod()]);
+    // It is gone, and no watch has ever told of it.
+    let gone = changed(
+        &mut inventory,
+        vec![(OWN_PODS, Observed::Fetched(key.clone(), None))],
+    );
+    assert_eq!(gone, (vec![], names(&["a"])));
+    assert_eq!(inventory.unconfirmed(later), []);
+    states(
+        &mut inventory,
+        vec![
+            Observed::Fetched(key, Some(own_pod("u-1", "asked"))),
+            Observed::Applied(own_pod("u-1", "watched")),
+        ],
+    );
+    assert_eq!(inventory.unconfirmed(later), []);
+}
+
+#[test]
+fn pod_that_was_asked_for_while_a_list_is_under_way_is_not_taken_for_one_that_is_gone() {
+    let mut inventory = inventory();
+    let observed = vec![
+        (OWN_PODS, Observed::ListBegins),
+        (
+            OWN_PODS,
+            Observed::Fetched(key(Kind::Pod, "a"), Some(own_pod("u-1", "asked"))),
+        ),
+        (OWN_PODS, Observed::ListEnds),
+    ];
+    assert_eq!(changed(&mut inventory, observed), (names(&["a"]), vec![]));
+}
+
+/// A policy of the former process, and what the server has of it now.
+fn policy_of(uid: &str, field: &str) -> Value {
+    let mut policy = *policy("p", field);
+    policy["metadata"]["uid"] = uid.into();
+    policy["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+    policy
+}
+
+/// The policies' only list, and the other watches'.
+fn listed(policies: Vec<Value>) -> Vec<(WatchId, Observed)> {
+    let mut observed = vec![(POLICIES, Observed::ListBegins)];
+    observed.extend(
+        policies
+            .into_iter()
+            .map(|object| (POLICIES, Observed::Listed(Box::new(object)))),
+    );
+    observed.extend([
+        (POLICIES, Observed::ListEnds),
+        (OWN_PODS, Observed::Absent),
+        (OTHER_PODS, Observed::Absent),
+    ]);
+    observed
+}
+
+#[test]
+fn policy_that_is_invalid_at_the_start_keeps_what_the_former_process_enforced() {
+    let mut former = inventory();
+    assert!(former.take_good().is_none(), "nothing was listed");
+    changed(&mut former, listed(vec![policy_of("u-1", "egress")]));
+    let good = former.take_good().unwrap();
+    assert_eq!(good.len(), 1);
+    assert!(good[0]["metadata"].get("managedFields").is_none());
+    assert!(former.take_good().is_none(), "nothing has changed");
+
+    let mut inventory = inventory();
+    inventory.restore(good.clone());
+    let started = changed(&mut inventory, listed(vec![policy_of("u-1", "nonsense")]));
+    assert_eq!(started, (names(&["p"]), vec![]));
+    assert_eq!(inventory.errors().len(), 1, "it is refused all the same");
+    assert_eq!(
+        inventory.take_good().unwrap(),
+        good,
+        "and kept for the next start"
+    );
+    // From here on as ever.
+    let again = vec![(
+        POLICIES,
+        Observed::Applied(Box::new(policy_of("u-1", "nonsense"))),
+    )];
+    assert_eq!(changed(&mut inventory, again), (vec![], vec![]));
+    let deleted = changed(
+        &mut inventory,
+        vec![(POLICIES, Observed::Deleted(key(Kind::CiliumNetworkPolicy, "p")))],
+    );
+    assert_eq!(deleted, (vec![], names(&["p"])));
+    assert_eq!(inventory.take_good().unwrap(), Vec::<Arc<Value>>::new());
+}
+
+#[test]
+fn policy_of_the_former_process_that_is_gone_or_another_now_is_not_enforced() {
+    let good = vec![Arc::new(policy_of("u-1", "egress"))];
+    let mut gone = inventory();
+    gone.restore(good.clone());
+    assert_eq!(changed(&mut gone, listed(vec![])), (vec![], vec![]));
+    let later = vec![(
+        POLICIES,
+        Observed::Applied(Box::new(policy_of("u-1", "nonsense"))),
+    )];
+    assert_eq!(changed(&mut gone, later), (vec![], vec![]));
+
+    let mut another = inventory();
+    another.restore(good);
+    let started = changed(&mut another, listed(vec![policy_of("u-2", "nonsense")]));
+    assert_eq!(started, (vec![], vec![]));
 }

@@ -1,0 +1,214 @@
+//! Midstream: a segment of a connection that is older than the worker, to or from adopted endpoints only.
+//!
+//! No SYN tells who began the connection, so both are asked for: the sender, at the port it sends to, and the receiver, at the port
+//! that it is sent from. The connection goes on in an orientation that both endpoints' policies allow. Where they allow one and deny the
+//! other, the ports must speak for the one: otherwise whoever is denied a server could be taken for one that the server connected to.
+//! Where either asks for HTTP rules, nobody has judged the bytes so far: both ends are reset.
+//!
+//! Nothing begins here. A SYN is always judged as what it is, whatever entry there is; what a pod's kernel knows no connection for
+//! it answers with a reset, which closes the entry.
+
+use policy::{DropReason, EndpointKey, Identity, Slot};
+
+use super::policy::{Judged, decide, report_audits};
+use super::{conntrack, reset};
+use crate::adoption::Window;
+use crate::conntrack::{Audited, Entry, EntryVerdict, InsertError, TcpState};
+use crate::flow::FlowDirection;
+use crate::graph::{Graph, Refusal, Tracked, Transit};
+use crate::translation::{HAIRPIN_V4, HAIRPIN_V6};
+use crate::wire::packet::L4;
+use crate::wire::tcp::TcpFlags;
+use crate::xsk::Packet;
+
+/// First port that Linux chooses for who connects (`net.ipv4.ip_local_port_range`); translated clients' ports lie above, too.
+const FIRST_EPHEMERAL_PORT: u16 = 32_768;
+
+/// What becomes of the segment.
+enum Outcome {
+    /// It belongs to a flow now.
+    Adopted(Tracked),
+    /// No endpoint of it may have such connections, or no policy allows it.
+    Foreign,
+    /// The bytes would have to be judged, to or from this interface.
+    Unjudged(EndpointKey),
+}
+
+/// Takes a segment without an entry, which [`conntrack::run`] has refused.
+///
+/// # Errors
+/// It belongs to no connection that may go on; whoever must know was reset.
+pub fn run(
+    graph: &mut Graph,
+    transit: &Transit,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) -> Result<Tracked, Refusal> {
+    match adopt(graph, transit)? {
+        Outcome::Adopted(tracked) => return Ok(tracked),
+        Outcome::Foreign => reset::answer_midstream(graph, transit, outbox),
+        Outcome::Unjudged(receiver) => {
+            reset::answer(graph, transit, outbox);
+            // Who sent it is proven of pods only.
+            if transit.sender.slot.is_endpoint() {
+                let (from, to) = (transit.key.source, transit.key.destination);
+                reset::receiver(graph, transit, from, to, receiver, outbox);
+            }
+        }
+    }
+    Err(DropReason::Midstream.into())
+}
+
+fn adopt(graph: &mut Graph, transit: &Transit) -> Result<Outcome, Refusal> {
+    let Some(receiver) = receiver_of_adopted(graph, transit)? else {
+        return Ok(Outcome::Foreign);
+    };
+    let forward = Entry::new(transit.key, transit.sender, receiver);
+    let backward = Entry::new(transit.key.reversed(), receiver, transit.sender);
+    let candidates = [
+        (forward, FlowDirection::Original),
+        (backward, FlowDirection::Reply),
+    ]
+    .map(|(entry, direction)| {
+        let (source, destination, outcome) = decide(&graph.snapshot, &entry);
+        // Behind the node's address on the forwarding pair may be anybody (`source_identity` there is `world`).
+        let is_masked = entry.destination.slot == Slot::FORWARD && destination == Identity::HOST;
+        let judged = outcome.ok().filter(|_| !is_masked);
+        Candidate {
+            entry,
+            direction,
+            source,
+            destination,
+            judged,
+        }
+    });
+    if candidates.iter().any(Candidate::is_gated) {
+        return Ok(Outcome::Unjudged(receiver));
+    }
+    match choose(candidates) {
+        Some((candidate, judged)) => candidate.enter(graph, transit, &judged).map(Outcome::Adopted),
+        None => Ok(Outcome::Foreign),
+    }
+}
+
+/// Interface that the segment would leave by, if it may belong to an older connection: every local endpoint of it is adopted.
+///
+/// # Errors
+/// `EndpointNotReady` as long as that cannot be judged: to be sent again.
+fn receiver_of_adopted(graph: &Graph, transit: &Transit) -> Result<Option<EndpointKey>, DropReason> {
+    if graph.adoptions.is_empty() || transit.translated.is_some() || transit.headers.fragment.is_some() {
+        return Ok(None);
+    }
+    let L4::Tcp(tcp) = transit.headers.l4 else {
+        return Ok(None);
+    };
+    let belongs =
+        tcp.flags.has(TcpFlags::ACK) && !tcp.flags.has(TcpFlags::SYN) && !tcp.flags.has(TcpFlags::RST);
+    let destination = transit.key.destination.addr();
+    // An answer of a pod to itself: the client's side of the translation is lost.
+    let is_hairpin = destination == HAIRPIN_V4 || destination == HAIRPIN_V6;
+    if !belongs || is_hairpin {
+        return Ok(None);
+    }
+    let receiver = conntrack::receiver(graph, transit)?;
+    let windows = [transit.sender, receiver].map(|key| match key.slot.is_endpoint() {
+        true => graph.adoptions.window(key, graph.clock.mono_ns),
+        false => Window::Open,
+    });
+    if windows.contains(&Window::Closed) {
+        Ok(None)
+    } else if windows.contains(&Window::Waits) {
+        Err(DropReason::EndpointNotReady)
+    } else {
+        Ok(Some(receiver))
+    }
+}
+
+/// One of the two orientations.
+struct Candidate {
+    entry: Entry,
+    /// Which way the segment goes in it.
+    direction: FlowDirection,
+    source: Identity,
+    destination: Identity,
+    /// `None` if policy denies it.
+    judged: Option<Judged>,
+}
+
+impl Candidate {
+    fn is_gated(&self) -> bool {
+        self.judged
+            .as_ref()
+            .is_some_and(|judged| matches!(judged.verdict, EntryVerdict::AllowHttp { .. }))
+    }
+
+    fn is_audited(&self) -> bool {
+        self.judged
+            .as_ref()
+            .is_some_and(|judged| judged.audits.iter().any(Option::is_some))
+    }
+
+    /// Whether the port that is connected to is one that servers have, and the other one that clients get.
+    fn ports_agree(&self) -> bool {
+        self.entry.key.source.port >= FIRST_EPHEMERAL_PORT
+            && self.entry.key.destination.port < FIRST_EPHEMERAL_PORT
+    }
+
+    /// Makes the entry. It counts as established when the side that began has been heard: a segment in answer to nothing must
+    /// not be remembered for long.
+    fn enter(mut self, graph: &mut Graph, transit: &Transit, judged: &Judged) -> Result<Tracked, Refusal> {
+        let L4::Tcp(tcp) = transit.headers.l4 else {
+            return Err(DropReason::Midstream.into());
+        };
+        let state = TcpState::SynReceived
+            .next(self.direction, tcp.flags)
+            .map_err(|_invalid| DropReason::InvalidTcp)?;
+        judged.stamp_on(&mut self.entry, self.source, self.destination);
+        self.entry.tcp = TcpState::SynReceived;
+        let id = graph
+            .conntrack
+            .insert(self.entry, graph.clock.seconds())
+            .map_err(|error| match error {
+                InsertError::Full => DropReason::ConntrackFull,
+                InsertError::Quota => DropReason::FlowQuota,
+            })?;
+        graph.adoptions.count(self.entry.source);
+        graph.adoptions.count(self.entry.destination);
+        graph.counters.adopted_flows.add(1);
+        if !report_audits(graph, transit, judged, &self.entry, Audited::default()) {
+            let event = graph.event(transit, self.source, self.destination, judged.event);
+            graph.report(self.entry.in_its_terms(event));
+        }
+        Ok(Tracked {
+            entry: Some(id),
+            direction: self.direction,
+            destination: self.entry.destination,
+            tcp: state,
+            replaces: None,
+        })
+    }
+}
+
+/// The orientation to go on in, if any. Two that are both allowed differ in what later changes of policy make of the connection only.
+fn choose(candidates: [Candidate; 2]) -> Option<(Candidate, Judged)> {
+    let [mut forward, mut backward] = candidates;
+    let (chosen, is_contested) = match (&forward.judged, &backward.judged) {
+        (None, None) => return None,
+        (Some(_), None) => (&mut forward, true),
+        (None, Some(_)) => (&mut backward, true),
+        (Some(_), Some(_)) => {
+            // What needs no audit first, then what the ports say, then the way the segment goes.
+            let rank = |candidate: &Candidate| (candidate.is_audited(), !candidate.ports_agree());
+            if rank(&backward) < rank(&forward) {
+                (&mut backward, false)
+            } else {
+                (&mut forward, false)
+            }
+        }
+    };
+    if is_contested && !chosen.ports_agree() {
+        return None;
+    }
+    let judged = chosen.judged.take()?;
+    let is_forward = chosen.direction == FlowDirection::Original;
+    Some((if is_forward { forward } else { backward }, judged))
+}
