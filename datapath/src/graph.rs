@@ -36,6 +36,8 @@ pub struct GraphConfig {
     pub flows_per_endpoint: u32,
     /// Service translations remembered.
     pub translations: usize,
+    /// Clients of Services with session affinity that are remembered.
+    pub affinities: usize,
     /// Flows with L7 state.
     pub l7_flows: usize,
 }
@@ -46,6 +48,7 @@ impl Default for GraphConfig {
             flows: 262_144,
             flows_per_endpoint: 65_536,
             translations: 65_536,
+            affinities: 16_384,
             l7_flows: 8192,
         }
     }
@@ -149,7 +152,7 @@ impl Graph {
             clock: Clock::default(),
             interfaces: InterfaceTable::default(),
             conntrack: Conntrack::new(config.flows, config.flows_per_endpoint, hasher),
-            translations: Translations::new(config.translations, seed),
+            translations: Translations::new(config.translations, config.affinities, seed),
             fragments: FragmentTable::new(FragmentLimits::default()),
             released: Vec::with_capacity(32),
             l7: L7Flows::new(config.l7_flows),
@@ -203,7 +206,7 @@ impl Graph {
     /// Starts an iteration of the worker.
     pub fn begin(&mut self, clock: Clock) {
         self.clock = clock;
-        self.translations.begin_batch();
+        self.translations.begin_batch(clock.seconds());
     }
 
     /// Begins to serve an interface.
@@ -217,6 +220,7 @@ impl Graph {
         let (translations, l7) = (&mut self.translations, &mut self.l7);
         self.conntrack
             .remove_endpoint(key, |entry| forget(translations, l7, entry));
+        self.translations.forget_affinities(key.slot);
         stage::fragment::forget(self, key);
     }
 
@@ -301,6 +305,9 @@ impl Graph {
         stage::fragment::expire(self, budget);
         self.counters.flows.set(self.conntrack.len() as u64);
         self.counters.translations.set(self.translations.len() as u64);
+        self.counters
+            .affinities
+            .set(self.translations.affinities() as u64);
         self.counters.l7_flows.set(self.l7.len() as u64);
     }
 

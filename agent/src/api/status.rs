@@ -75,6 +75,9 @@ pub struct WorkerStatus {
     pub transmit_dropped: u64,
     /// Flow events that were lost because nobody read them in time.
     pub lost_events: u64,
+    /// New flows to Services with session affinity whose client found no room in the table of affinities.
+    #[serde(default)]
+    pub lost_affinities: u64,
 }
 
 /// Packets dropped for one reason.

@@ -147,6 +147,7 @@ impl Supervisor {
                 receive_dropped,
                 transmit_dropped,
                 lost_events: counters.events_lost.get(),
+                lost_affinities: counters.affinities_lost.get(),
             }],
             endpoints,
             forwarded: counters.forwarded_packets.get(),

@@ -1,16 +1,22 @@
 //! Fragments: they wait for the first one, which names the flow, and are then judged like it. Nothing is reassembled.
 
-use policy::{DropReason, Identity};
+use policy::{DropReason, EndpointKey, Identity};
 
 use super::parse;
 use crate::fragment::Released;
 use crate::graph::{Graph, Refusal, Transit};
+use crate::xsk::Packet;
 
 /// Early fragments may hold one in so many of all frames.
 const HELD_PART: usize = 8;
 
 /// Takes a fragment in; what may go on, earlier arrivals included, goes to `batch`.
-pub fn run(graph: &mut Graph, transit: Transit, batch: &mut Vec<Transit>) {
+pub fn run(
+    graph: &mut Graph,
+    transit: Transit,
+    batch: &mut Vec<Transit>,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
     // A fragment may have to wait, and frames are what there is a shortage of, not packets.
     if graph.held_frames() + transit.packet.frames() > graph.frames.total() / HELD_PART {
         return refuse(graph, transit, DropReason::FragmentCapacity);
@@ -31,7 +37,7 @@ pub fn run(graph: &mut Graph, transit: Transit, batch: &mut Vec<Transit>) {
             parse::flow_key(&as_first)
         });
         match key {
-            Ok(key) => parse::translate(graph, transit, key, batch),
+            Ok(key) => parse::translate(graph, transit, key, batch, outbox),
             Err(reason) => refuse(graph, transit, reason),
         }
     }
@@ -49,7 +55,7 @@ pub fn expire(graph: &mut Graph, budget: usize) {
 }
 
 /// Drops what an endpoint that goes had sent.
-pub fn forget(graph: &mut Graph, sender: policy::EndpointKey) {
+pub fn forget(graph: &mut Graph, sender: EndpointKey) {
     let mut released = std::mem::take(&mut graph.released);
     graph.fragments.forget(sender, &mut released);
     drop_all(graph, released);

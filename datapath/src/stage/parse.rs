@@ -71,10 +71,10 @@ pub fn run(
         translated: None,
     };
     if headers.fragment.is_some() {
-        return super::fragment::run(graph, transit, batch);
+        return super::fragment::run(graph, transit, batch, outbox);
     }
     match flow_key(&headers) {
-        Ok(key) => translate(graph, transit, key, batch),
+        Ok(key) => translate(graph, transit, key, batch, outbox),
         Err(reason) => {
             let sender = transit.sender;
             unparsed(graph, transit.packet, sender, reason);
@@ -92,7 +92,13 @@ fn fragment_checksum(headers: &IpHeaders, linear: &[u8]) -> L4Checksum {
 }
 
 /// Names the packet's flow and translates it if its destination is a service.
-pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: &mut Vec<Transit>) {
+pub fn translate(
+    graph: &mut Graph,
+    mut transit: Transit,
+    sent: FlowKey,
+    batch: &mut Vec<Transit>,
+    outbox: &mut Vec<(EndpointKey, Packet)>,
+) {
     transit.key = sent;
     if transit.sender.slot.is_endpoint() && quoted(&transit.headers).is_none() {
         let begins = match transit.headers.l4 {
@@ -112,6 +118,13 @@ pub fn translate(graph: &mut Graph, mut transit: Transit, sent: FlowKey, batch: 
                 transit.translated = Some(translated);
             }
             Err(reason) => {
+                match reason {
+                    DropReason::NoBackend | DropReason::IsClusterIp => {
+                        super::reset::reject(graph, &transit, outbox);
+                    }
+                    DropReason::Midstream => super::reset::answer_midstream(graph, &transit, outbox),
+                    _ => {}
+                }
                 return graph.refuse(
                     transit,
                     Identity::UNKNOWN,

@@ -11,21 +11,20 @@ fn peer(text: &str, port: u16) -> Peer {
 }
 
 fn services(backends: &[&str]) -> ServiceTable {
-    ServiceTable::new([Service {
-        name: "default/flask-app-service".into(),
-        key: ServiceKey {
-            addr: "10.96.0.80".parse().unwrap(),
-            port: 80,
-            protocol: Protocol::TCP,
-        },
-        backends: backends
-            .iter()
-            .map(|b| Backend {
-                addr: b.parse().unwrap(),
-                port: 5000,
-            })
-            .collect(),
-    }])
+    ServiceTable::new([service(backends)])
+}
+
+fn service(backends: &[&str]) -> Service {
+    let key = ServiceKey {
+        addr: "10.96.0.80".parse().unwrap(),
+        port: 80,
+        protocol: Protocol::TCP,
+    };
+    let backends = backends.iter().map(|b| Backend {
+        addr: b.parse().unwrap(),
+        port: 5000,
+    });
+    Service::cluster_ip("default/flask-app-service", key, backends.collect())
 }
 
 fn sent(source: &str, port: u16, to_port: u16) -> FlowKey {
@@ -45,7 +44,7 @@ impl Fixture {
     fn new() -> Self {
         Self {
             conntrack: Conntrack::new(64, 64, FlowHasher::random()),
-            translations: Translations::new(8, 42),
+            translations: Translations::new(8, 2, 42),
         }
     }
 
@@ -87,7 +86,7 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
     assert_eq!(first.translation.frontend, key.destination);
     f.track(first.key, Some(first.translation), TcpState::Established);
     for _ in 0..20 {
-        f.translations.begin_batch();
+        f.translations.begin_batch(0);
         let again = f
             .translations
             .translate(&services, &f.conntrack, CLIENT, &key, false);
@@ -98,7 +97,7 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
 #[test]
 fn every_backend_gets_flows() {
     let mut f = Fixture::new();
-    f.translations = Translations::new(1000, 7);
+    f.translations = Translations::new(1000, 2, 7);
     let services = services(&["10.244.0.4", "10.244.0.5", "10.244.0.6"]);
     let mut counts = [0; 3];
     for port in 0..900 {
@@ -184,7 +183,7 @@ fn packets_of_one_batch_that_begin_a_flow_choose_the_same_backend() {
 #[test]
 fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
     let mut f = Fixture::new();
-    f.translations = Translations::new(64, 42);
+    f.translations = Translations::new(64, 2, 42);
     let services = services(&["10.244.0.5"]);
     let mut last = None;
     let mut port = 4000;

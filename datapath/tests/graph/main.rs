@@ -6,6 +6,7 @@
 //! - `attacks`: what must not get through
 //! - `audit`: what passes only because an endpoint audits
 //! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
+//! - `services`: which backend a flow gets, and what it is told where there is none
 
 mod attacks;
 mod audit;
@@ -14,3 +15,4 @@ mod forwarding;
 mod l7;
 mod lifecycle;
 mod review;
+mod services;
