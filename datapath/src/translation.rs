@@ -174,8 +174,8 @@ impl Translations {
                 protocol: sent.protocol,
             },
         };
-        let random = conntrack.hash(&drawn_by) ^ self.salt;
         let drawn = || {
+            let random = conntrack.hash(&drawn_by) ^ self.salt;
             let at = random.checked_rem(service.backends.len() as u64)?;
             service.backends.get(usize::try_from(at).ok()?).copied()
         };
@@ -206,6 +206,7 @@ impl Translations {
                 .and_then(|(id, _)| conntrack.get(id));
             found.is_some_and(|entry| entry.translation != Some(translation) && !entry.tcp.may_reopen())
         };
+        let random = conntrack.hash(sent) ^ self.salt;
         let range = u64::from(u16::MAX - FIRST_REMAPPED_PORT) + 1;
         for attempt in 0..=REMAP_TRIES {
             if !taken(&key) {
