@@ -40,6 +40,8 @@ pub struct GraphConfig {
     pub affinities: usize,
     /// Flows with L7 state.
     pub l7_flows: usize,
+    /// Whether Services are served to the node's own processes, too.
+    pub translate_host: bool,
 }
 
 impl Default for GraphConfig {
@@ -50,6 +52,7 @@ impl Default for GraphConfig {
             translations: 65_536,
             affinities: 16_384,
             l7_flows: 8192,
+            translate_host: false,
         }
     }
 }
@@ -120,6 +123,7 @@ pub struct Graph {
     pub(crate) interfaces: InterfaceTable,
     pub(crate) conntrack: Conntrack,
     pub(crate) translations: Translations,
+    pub(crate) translate_host: bool,
     pub(crate) fragments: FragmentTable<Transit>,
     /// Scratch of the fragment stage.
     pub(crate) released: Vec<Released<Transit>>,
@@ -153,6 +157,7 @@ impl Graph {
             interfaces: InterfaceTable::default(),
             conntrack: Conntrack::new(config.flows, config.flows_per_endpoint, hasher),
             translations: Translations::new(config.translations, config.affinities, seed),
+            translate_host: config.translate_host,
             fragments: FragmentTable::new(FragmentLimits::default()),
             released: Vec::with_capacity(32),
             l7: L7Flows::new(config.l7_flows),

@@ -17,6 +17,7 @@ use policy::{Backend, DropReason, Protocol, Service, ServiceLookup, ServiceTable
 use self::affinity::Affinities;
 use crate::conntrack::{Conntrack, Translation};
 use crate::flow::{FlowKey, Peer};
+use crate::interface_table::InterfaceTable;
 use crate::reservation::Reservation;
 
 /// Client address of a pod that reaches itself through its Service: the reply must come back to the worker
@@ -25,6 +26,13 @@ pub const HAIRPIN_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 42, 1);
 
 /// The same for IPv6 (a unique local address of sluice's own, RFC 4193).
 pub const HAIRPIN_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6c75, 0x6963, 0x6500, 0, 0, 0, 1);
+
+/// Client address of the node's own processes towards backends that are no local pod: the answer must come back to the worker, and the
+/// node's stack forwards nothing that claims to come from itself. Masqueraded where it leaves the node.
+pub const NODE_CLIENT_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 42, 2);
+
+/// The same for IPv6.
+pub const NODE_CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6c75, 0x6963, 0x6500, 0, 0, 0, 2);
 
 /// First port that a client's own port may be replaced with, where two of its flows would look alike to a backend.
 const FIRST_REMAPPED_PORT: u16 = 61_001;
@@ -115,6 +123,7 @@ impl Translations {
         &self,
         services: &ServiceTable,
         conntrack: &Conntrack,
+        interfaces: &InterfaceTable,
         sender: Slot,
         sent: &FlowKey,
         begins: bool,
@@ -150,7 +159,8 @@ impl Translations {
         if !service.admits(sent.source.addr()) {
             return Err(DropReason::NotInSourceRange);
         }
-        self.choose(service, conntrack, sender, sent).map(Some)
+        self.choose(service, conntrack, interfaces, sender, sent)
+            .map(Some)
     }
 
     /// A backend for a new flow, and a client port by which the backend can tell it from others.
@@ -158,6 +168,7 @@ impl Translations {
         &self,
         service: &Service,
         conntrack: &Conntrack,
+        interfaces: &InterfaceTable,
         sender: Slot,
         sent: &FlowKey,
     ) -> Result<Translated, DropReason> {
@@ -184,12 +195,17 @@ impl Translations {
             Unserved::Drop => DropReason::NoLocalBackend,
         })?;
         let own = sent.source.addr();
-        let hairpin = backend.addr == own;
-        let client = match own {
-            _ if !hairpin => sent.source,
-            IpAddr::V4(_) => Peer::new(HAIRPIN_V4.into(), sent.source.port),
-            IpAddr::V6(_) => Peer::new(HAIRPIN_V6.into(), sent.source.port),
+        let is_pod = sender.is_endpoint();
+        let hairpin = is_pod && backend.addr == own;
+        let leaves_worker = !is_pod && interfaces.endpoint_at(backend.addr).is_none();
+        let client: IpAddr = match own {
+            IpAddr::V4(_) if hairpin => HAIRPIN_V4.into(),
+            IpAddr::V6(_) if hairpin => HAIRPIN_V6.into(),
+            IpAddr::V4(_) if leaves_worker => NODE_CLIENT_V4.into(),
+            IpAddr::V6(_) if leaves_worker => NODE_CLIENT_V6.into(),
+            _ => own,
         };
+        let client = Peer::new(client, sent.source.port);
         let destination = Peer::new(backend.addr, backend.port);
         let mut key = FlowKey {
             source: client,

@@ -154,8 +154,10 @@ fn begin_flow(graph: &Graph, transit: &Transit) -> Result<Tracked, Refusal> {
     let destination = transit.key.destination.addr();
     let receiver = match graph.interfaces.endpoint_at(destination) {
         Some(endpoint) => endpoint,
-        // The node's stack has nothing to say to other addresses on the host pairs.
-        None if !transit.sender.slot.is_endpoint() => return Err(DropReason::Unroutable.into()),
+        // The node's stack has nothing to say to other addresses on the host pairs, but to those behind Services.
+        None if !transit.sender.slot.is_endpoint() && transit.translated.is_none() => {
+            return Err(DropReason::Unroutable.into());
+        }
         None => {
             let to_node = graph.snapshot.ipcache.lookup(destination) == Identity::HOST;
             let slot = if to_node { Slot::HOST } else { Slot::FORWARD };

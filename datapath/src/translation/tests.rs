@@ -37,6 +37,7 @@ fn sent(source: &str, port: u16, to_port: u16) -> FlowKey {
 
 struct Fixture {
     conntrack: Conntrack,
+    interfaces: InterfaceTable,
     translations: Translations,
 }
 
@@ -44,6 +45,7 @@ impl Fixture {
     fn new() -> Self {
         Self {
             conntrack: Conntrack::new(64, 64, FlowHasher::random()),
+            interfaces: InterfaceTable::default(),
             translations: Translations::new(8, 2, 42),
         }
     }
@@ -65,8 +67,14 @@ fn other_destinations_are_left_alone() {
     let mut key = sent("10.244.0.7", 4000, 80);
     key.destination = peer("10.244.0.9", 80);
     assert_eq!(
-        f.translations
-            .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true),
+        f.translations.translate(
+            &services(&["10.244.0.5"]),
+            &f.conntrack,
+            &f.interfaces,
+            CLIENT,
+            &key,
+            true
+        ),
         Ok(None)
     );
 }
@@ -78,7 +86,7 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
     let key = sent("10.244.0.7", 4000, 80);
     let first = f
         .translations
-        .translate(&services, &f.conntrack, CLIENT, &key, true)
+        .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
         .unwrap()
         .unwrap();
     f.translations.keep(CLIENT, &first);
@@ -89,7 +97,7 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
         f.translations.begin_batch(0);
         let again = f
             .translations
-            .translate(&services, &f.conntrack, CLIENT, &key, false);
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, false);
         assert_eq!(again, Ok(Some(first)));
     }
 }
@@ -104,7 +112,7 @@ fn every_backend_gets_flows() {
         let key = sent("10.244.0.7", 1000 + port, 80);
         let to = f
             .translations
-            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
             .unwrap()
             .unwrap();
         let IpAddr::V4(addr) = to.key.destination.addr() else {
@@ -122,6 +130,7 @@ fn unknown_port_and_no_backend_have_their_own_reasons() {
         f.translations.translate(
             services,
             &f.conntrack,
+            &f.interfaces,
             CLIENT,
             &sent("10.244.0.7", 4000, port),
             true,
@@ -140,7 +149,14 @@ fn pod_that_reaches_itself_appears_under_the_hairpin_address() {
     let key = sent("10.244.0.5", 4000, 80);
     let to = f
         .translations
-        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true)
+        .translate(
+            &services(&["10.244.0.5"]),
+            &f.conntrack,
+            &f.interfaces,
+            CLIENT,
+            &key,
+            true,
+        )
         .unwrap()
         .unwrap();
     assert!(to.hairpin);
@@ -160,7 +176,14 @@ fn client_port_changes_when_the_backend_could_not_tell_two_flows_apart() {
     let key = sent("10.244.0.7", 4000, 80);
     let to = f
         .translations
-        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true)
+        .translate(
+            &services(&["10.244.0.5"]),
+            &f.conntrack,
+            &f.interfaces,
+            CLIENT,
+            &key,
+            true,
+        )
         .unwrap()
         .unwrap();
     assert_ne!(to.key, direct);
@@ -175,7 +198,7 @@ fn packets_of_one_batch_that_begin_a_flow_choose_the_same_backend() {
     let key = sent("10.244.0.7", 4000, 80);
     let choose = || {
         f.translations
-            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
     };
     assert_eq!(choose(), choose());
 }
@@ -191,7 +214,7 @@ fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
         let key = sent("10.244.0.7", port, 80);
         last = f
             .translations
-            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
             .unwrap();
         f.translations.keep(CLIENT, &last.unwrap());
         port += 1;
@@ -207,8 +230,13 @@ fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
 fn segment_without_connection_is_not_translated() {
     let f = Fixture::new();
     let key = sent("10.244.0.7", 4000, 80);
-    let to = f
-        .translations
-        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, false);
+    let to = f.translations.translate(
+        &services(&["10.244.0.5"]),
+        &f.conntrack,
+        &f.interfaces,
+        CLIENT,
+        &key,
+        false,
+    );
     assert_eq!(to, Err(DropReason::Midstream));
 }

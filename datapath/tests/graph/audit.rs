@@ -197,6 +197,7 @@ fn what_is_no_policy_drops_in_audit_mode_too() {
         translations: 256,
         affinities: 8,
         l7_flows: 64,
+        translate_host: false,
     });
     bed.audits = vec![B];
     bed.set(B, ingress(Allow::Deny));
@@ -404,6 +405,7 @@ fn syn_with_data_and_more_flows_than_l7_states_pass_unjudged() {
         translations: 256,
         affinities: 8,
         l7_flows: 8,
+        translate_host: false,
     });
     bed.audits = vec![B];
     bed.set(B, ingress(get("/")));

@@ -168,6 +168,7 @@ impl Bed {
             translations: 256,
             affinities: 8,
             l7_flows: 64,
+            translate_host: false,
         })
     }
 

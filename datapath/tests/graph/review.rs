@@ -238,6 +238,7 @@ fn f5_one_pod_leaves_translations_to_others() {
         translations: 256,
         affinities: 8,
         l7_flows: 64,
+        translate_host: false,
     });
     bed.services = vec![udp_service(&[B])];
     bed.publish();
@@ -258,6 +259,7 @@ fn f6_one_pod_leaves_l7_states_to_others() {
         translations: 256,
         affinities: 8,
         l7_flows: 64,
+        translate_host: false,
     });
     let rules = vec![(peer(A), 5000, get("/")), (peer(C), 5000, get("/"))];
     bed.set(
@@ -286,6 +288,7 @@ fn f7_outside_leaves_flows_to_pods() {
         translations: 256,
         affinities: 8,
         l7_flows: 64,
+        translate_host: false,
     });
     let outside: IpAddr = OUTSIDE.parse().unwrap();
     for port in 0..2048 {
@@ -630,6 +633,7 @@ fn f21_syn_refused_by_the_flow_quota_does_not_forget_which_handshake_is_over() {
         translations: 256,
         affinities: 8,
         l7_flows: 64,
+        translate_host: false,
     });
     bed.set(
         B,
@@ -659,6 +663,7 @@ fn f21_closed_flow_is_reopened_at_the_quota_and_keeps_its_translation() {
         translations: 8,
         affinities: 8,
         l7_flows: 64,
+        translate_host: false,
     });
     bed.serve(&[B]);
     for isn in [100, 5_000, 90_000] {

@@ -232,6 +232,7 @@ fn affinity_of_a_pod_goes_with_it_and_a_full_table_is_counted() {
         translations: 256,
         affinities: 1,
         l7_flows: 64,
+        translate_host: false,
     });
     publish(&mut bed, &[with_affinity(web(&[B]))]);
     assert_eq!(connect(&mut bed, VIP, 40_000, 3), (3, 0));
@@ -372,5 +373,124 @@ fn clients_outside_the_source_ranges_of_a_balancer_are_dropped() {
     to(C, "203.0.113.80", 80, 40_000).client_sends(&mut bed, TcpFlags::SYN, &[]);
     assert_eq!(bed.got_one(B.key()).ip.source, A.v4());
     assert_eq!(bed.dropped(DropReason::NotInSourceRange), 1);
+    assert!(bed.got_nothing());
+}
+
+/// A bed in which the node's own processes are served, too.
+fn without_kube_proxy() -> Bed {
+    Bed::with(GraphConfig {
+        flows: 4096,
+        flows_per_endpoint: 1024,
+        translations: 256,
+        affinities: 8,
+        l7_flows: 64,
+        translate_host: true,
+    })
+}
+
+/// A connection of a process of the node to the Service, and the same as a backend at `server` sees it.
+fn from_node(bed: &mut Bed, server: policy::EndpointKey) -> (Seen, Conn) {
+    let mut conn = Conn::between(HOST, NODE.parse().unwrap(), HOST, vip(), 80);
+    conn.client_sends(bed, TcpFlags::SYN, &[]);
+    let seen = bed.got_one(server);
+    let mut behind = conn;
+    behind.client.addr = seen.ip.source;
+    behind.client.port = seen.tcp().source_port;
+    behind.server = End {
+        key: server,
+        addr: seen.ip.destination,
+        port: seen.tcp().destination_port,
+        ..conn.server
+    };
+    (seen, behind)
+}
+
+/// The Service answers the node's process.
+fn assert_answered(bed: &mut Bed, mut behind: Conn) {
+    behind.server_sends(bed, SYN_ACK, &[]);
+    let seen = bed.got_one(HOST);
+    assert_eq!((seen.ip.source, seen.tcp().source_port), (vip(), 80));
+    assert_eq!(
+        (
+            seen.ip.destination.to_string().as_str(),
+            seen.tcp().destination_port
+        ),
+        (NODE, 40_000)
+    );
+    bed.assert_no_frame_lost();
+}
+
+fn behind(addr: &str, port: u16) -> Service {
+    let backend = Backend {
+        addr: addr.parse().unwrap(),
+        port,
+    };
+    Service::cluster_ip("bed/web", at(VIP, 80, Protocol::TCP), vec![backend])
+}
+
+#[test]
+fn process_of_the_node_reaches_a_local_pod_through_a_service_as_the_node() {
+    let mut bed = without_kube_proxy();
+    publish(&mut bed, &[web(&[B])]);
+    let (seen, behind) = from_node(&mut bed, B.key());
+    assert_eq!(
+        (seen.ip.source.to_string().as_str(), seen.ip.destination),
+        (NODE, B.v4())
+    );
+    assert_answered(&mut bed, behind);
+}
+
+#[test]
+fn process_of_the_node_reaches_another_node_and_its_own_node_through_a_service() {
+    for (addr, port, out) in [(OUTSIDE, 5000, FORWARD), (NODE, 6443, HOST)] {
+        let mut bed = without_kube_proxy();
+        publish(&mut bed, &[behind(addr, port)]);
+        let (seen, behind) = from_node(&mut bed, out);
+        assert_eq!(
+            seen.ip.source.to_string(),
+            "169.254.42.2",
+            "the node's stack takes no address of its own"
+        );
+        assert_eq!(
+            (
+                seen.ip.destination.to_string().as_str(),
+                seen.tcp().destination_port
+            ),
+            (addr, port)
+        );
+        assert_answered(&mut bed, behind);
+    }
+}
+
+#[test]
+fn process_of_the_node_is_told_of_a_service_without_backend() {
+    let mut bed = without_kube_proxy();
+    publish(&mut bed, &[web(&[])]);
+    let mut conn = Conn::between(HOST, NODE.parse().unwrap(), HOST, vip(), 80);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    let seen = bed.got_one(HOST);
+    assert_eq!(
+        (seen.ip.source, seen.tcp().flags.has(TcpFlags::RST)),
+        (vip(), true)
+    );
+}
+
+#[test]
+fn services_are_not_served_to_the_nodes_processes_beside_kube_proxy() {
+    let mut bed = Bed::new();
+    publish(&mut bed, &[web(&[B])]);
+    let mut conn = Conn::between(HOST, NODE.parse().unwrap(), HOST, vip(), 80);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert_eq!(bed.dropped(DropReason::Unroutable), 1);
+    assert!(bed.got_nothing());
+}
+
+#[test]
+fn what_comes_from_outside_is_not_translated_without_kube_proxy_either() {
+    let mut bed = without_kube_proxy();
+    publish(&mut bed, &[web(&[B])]);
+    let mut conn = Conn::between(FORWARD, OUTSIDE.parse().unwrap(), HOST, vip(), 80);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert_eq!(bed.dropped(DropReason::Unroutable), 1);
     assert!(bed.got_nothing());
 }
