@@ -424,11 +424,7 @@ mod tests {
             port: 80,
             protocol: Protocol::TCP,
         };
-        let service = Service {
-            name: "db/flask-app-service".into(),
-            key,
-            backends: Vec::new(),
-        };
+        let service = Service::cluster_ip("db/flask-app-service", key, Vec::new());
         Snapshot {
             services: Arc::new(ServiceTable::new([service])),
             rules: Arc::new(vec![policy::RuleInfo {

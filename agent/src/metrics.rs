@@ -341,6 +341,13 @@ impl Collector for Scrape {
         )?;
         family(
             e,
+            Counter,
+            "worker_lost_affinities",
+            "New flows to Services with session affinity that found its table full",
+            workers(|w| w.lost_affinities),
+        )?;
+        family(
+            e,
             Gauge,
             "worker_revision",
             "Revision that a worker enforces",

@@ -2,7 +2,10 @@
 //!
 //! The count is that of `Worker::turn` on this thread; packets are injected and taken out between turns.
 
+use std::sync::Arc;
+
 use datapath::wire::tcp::TcpFlags;
+use policy::{Affinity, Backend, Protocol, Service, ServiceKey, ServiceTable, Snapshot};
 use sluice_bench::alloc;
 use sluice_bench::connection::{Connection, FRAME_BYTES, HANDSHAKE, RESPONSE, peer, request};
 use sluice_bench::node::{CLIENT, Node, Pod, SERVER, http_head_rules, http_path, http_rules, snapshot};
@@ -56,6 +59,61 @@ fn established_udp_flows_allocate_nothing() {
         };
         stream::udp(sender, peer(sender), ports, b"datagram")
     });
+}
+
+/// The address of the Service in [`with_service`]; no pod has it.
+const FRONTEND: Pod = Pod(300);
+
+/// The same snapshot with a Service with session affinity in front of the server.
+fn with_service() -> Snapshot {
+    let key = ServiceKey {
+        addr: FRONTEND.v4(),
+        port: stream::FIRST_SERVER_PORT,
+        protocol: Protocol::UDP,
+    };
+    let backend = Backend {
+        addr: SERVER.v4(),
+        port: stream::FIRST_SERVER_PORT,
+    };
+    let service = Service {
+        affinity: Some(Affinity {
+            service: key,
+            timeout_s: 10_800,
+        }),
+        ..Service::cluster_ip("bench/service", key, vec![backend])
+    };
+    Snapshot {
+        services: Arc::new(ServiceTable::new([service])),
+        ..snapshot(10, &[])
+    }
+}
+
+#[test]
+fn established_udp_flows_through_a_service_allocate_nothing() {
+    let mut node = Node::new(1024, with_service());
+    assert_allocates_nothing(&mut node, |sender, n| {
+        let (client, server) = stream::ports(n);
+        match sender {
+            CLIENT => stream::udp(CLIENT, FRONTEND, (client, server), b"datagram"),
+            _ => stream::udp(SERVER, CLIENT, (server, client), b"datagram"),
+        }
+    });
+    assert_eq!(node.handle().counters.translations.get(), FLOWS as u64);
+    assert_eq!(node.handle().counters.affinities.get(), 1);
+}
+
+#[test]
+fn new_flows_through_a_service_with_session_affinity_allocate_nothing() {
+    let mut node = Node::new(WARM_UP + COUNTED, with_service());
+    let mut allocations = 0;
+    for first in (0..WARM_UP + COUNTED).step_by(BATCH) {
+        let frames =
+            (first..first + BATCH).map(|n| stream::udp(CLIENT, FRONTEND, stream::ports(n), b"datagram"));
+        let counted = exchange(&mut node, CLIENT, frames);
+        allocations += if first < WARM_UP { 0 } else { counted };
+    }
+    assert_eq!(allocations, 0, "in {COUNTED} flows");
+    assert_eq!(node.handle().counters.affinities_lost.get(), 0);
 }
 
 /// Connections through the handshake.

@@ -259,6 +259,9 @@ impl<'a> Engine<'a> {
         match service_of(&snapshot, flow) {
             ServiceLookup::NotService => self.decide_plain(flow),
             ServiceLookup::NoSuchPort => Verdict::of(Outcome::Deny, Reason::UnknownServicePort),
+            ServiceLookup::Service(service) if flow.from.addr.is_some_and(|addr| !service.admits(addr)) => {
+                Verdict::of(Outcome::Deny, Reason::OutsideSourceRanges)
+            }
             ServiceLookup::Service(service) => {
                 let mut worst: Option<Verdict> = None;
                 for backend in &service.backends {

@@ -121,6 +121,14 @@ pub enum ExplainError {
         /// `namespace/name`.
         service: String,
     },
+    /// The Service is not for this client.
+    #[error("from: loadBalancerSourceRanges of service {service} do not cover {client}")]
+    OutsideSourceRanges {
+        /// `namespace/name`.
+        service: String,
+        /// The client's address.
+        client: IpAddr,
+    },
 }
 
 /// Who a side is.
@@ -275,6 +283,12 @@ impl Engine<'_> {
                 service: service.name.clone(),
             }),
             ServiceLookup::Service(service) => {
+                if let Some(client) = flow.from.addr.filter(|addr| !service.admits(*addr)) {
+                    return Err(ExplainError::OutsideSourceRanges {
+                        service: service.name.clone(),
+                        client,
+                    });
+                }
                 let explain = |backend: &Backend| {
                     let flow = self.towards(&flow, *backend);
                     self.explain_plain(question, &flow, Some(service.name.clone()))

@@ -206,9 +206,11 @@ impl Index {
     pub fn apply_endpoint(&mut self, endpoint: LocalEndpoint) {
         self.endpoints.retain(|_, other| other.pod != endpoint.pod);
         let pod = endpoint.pod.clone();
-        self.endpoints.insert(endpoint.key.slot, endpoint);
+        let former = self.endpoints.insert(endpoint.key.slot, endpoint);
         self.changes.addresses = true;
-        self.identify_pod(&pod);
+        for pod in former.iter().map(|former| &former.pod).chain([&pod]) {
+            self.identify_pod(pod);
+        }
     }
 
     /// Removes a local endpoint; another occupant of the slot stays.
@@ -349,6 +351,14 @@ impl Index {
         (same && !indexed.pod.host_network && !indexed.pod.finished).then_some(indexed)
     }
 
+    /// Label `topology.kubernetes.io/zone` of the local node; empty where it has none.
+    #[must_use]
+    pub fn local_zone(&self) -> &str {
+        let node = self.nodes.get(&self.config.node_name);
+        node.and_then(|node| node.labels.get("topology.kubernetes.io/zone"))
+            .map_or("", String::as_str)
+    }
+
     /// Addresses of the local node.
     #[must_use]
     pub fn local_node_addresses(&self) -> Vec<IpAddr> {
@@ -439,6 +449,8 @@ impl Index {
             Some(indexed) => self.pods.insert(name.clone(), indexed.clone()),
             None => self.pods.remove(name),
         };
+        let mut versions = former.iter().chain(&indexed);
+        self.changes.services |= versions.any(|pod| !pod.pod.host_ports.is_empty());
         let (Some(before), Some(after)) = (&former, &indexed) else {
             let has_ports = former.iter().chain(&indexed).any(|pod| !pod.pod.ports.is_empty());
             self.changes.addresses = true;

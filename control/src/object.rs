@@ -1,6 +1,7 @@
 //! Kubernetes objects as the index keeps them: only what policy needs, validated.
 
 mod conversion;
+mod service;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use self::service::{ServiceObject, ServicePort, Slice, SliceEndpoint};
 use crate::field::{Fault, FaultKind, Faults};
 use crate::rule::{Policy, PolicyKey, PolicyKind};
 use crate::{clusternetworkpolicy, cnp, networkpolicy};
@@ -149,6 +151,19 @@ pub struct NamedPort {
     pub port: u16,
 }
 
+/// A port of the node that leads to a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// `hostIP`; `None` for every address of the node, an unspecified one for all of its family.
+    pub addr: Option<IpAddr>,
+    /// `hostPort`.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// `containerPort`.
+    pub container_port: u16,
+}
+
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
@@ -172,6 +187,8 @@ pub struct Pod {
     pub created: Option<Timestamp>,
     /// Named container ports, sorted.
     pub ports: Vec<NamedPort>,
+    /// Container ports with a `hostPort`; none for pods of the host's network.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// A node.
@@ -183,45 +200,6 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
-}
-
-/// One port of a Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServicePort {
-    /// `name`; empty for the only port of a Service.
-    pub name: String,
-    /// `protocol`.
-    pub protocol: Protocol,
-    /// `port`.
-    pub port: u16,
-    /// `nodePort`; only of Services that have one.
-    pub node_port: Option<u16>,
-}
-
-/// A Service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServiceObject {
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
-    /// `spec.selector`; empty for a Service whose EndpointSlices others write.
-    pub selector: BTreeMap<String, String>,
-    /// `spec.clusterIPs`; empty for headless and external-name services.
-    pub cluster_ips: Vec<IpAddr>,
-    /// `spec.ports`.
-    pub ports: Vec<ServicePort>,
-}
-
-/// An EndpointSlice.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slice {
-    /// Label `kubernetes.io/service-name`.
-    pub service: String,
-    /// First address of each ready endpoint.
-    pub addresses: Vec<IpAddr>,
-    /// First address of each other endpoint.
-    pub unready: Vec<IpAddr>,
-    /// `ports`: (name, protocol, number).
-    pub ports: Vec<ServicePort>,
 }
 
 /// A CiliumCIDRGroup.
@@ -411,8 +389,8 @@ fn body(value: &Value, key: &ObjectKey, cluster: &str) -> Result<ObjectBody, Vec
         }
         Kind::Node => ObjectBody::Node(conversion::node(typed(value)?)?),
         Kind::Pod => ObjectBody::Pod(conversion::pod(typed(value)?)?),
-        Kind::Service => ObjectBody::Service(conversion::service(typed(value)?)?),
-        Kind::EndpointSlice => ObjectBody::EndpointSlice(conversion::slice(typed(value)?)?),
+        Kind::Service => ObjectBody::Service(service::service(typed(value)?)?),
+        Kind::EndpointSlice => ObjectBody::EndpointSlice(service::slice(typed(value)?)?),
         Kind::NetworkPolicy => {
             let object: NetworkPolicy = typed(value)?;
             let unknown = unknown_fields(value.get("spec"), &object.spec);

@@ -124,6 +124,10 @@ pub struct Counters {
     pub adopted_flows: Counter,
     /// Service translations remembered.
     pub translations: Counter,
+    /// Clients with session affinity remembered.
+    pub affinities: Counter,
+    /// New flows whose client found the table of affinities full: its next one may go to another backend.
+    pub affinities_lost: Counter,
     /// Revision of the snapshot in use.
     pub revision: Counter,
     /// Iterations of the worker's loop; a worker that stands still is dead.
@@ -154,6 +158,8 @@ impl Default for Counters {
             held: Counter::default(),
             adopted_flows: Counter::default(),
             translations: Counter::default(),
+            affinities: Counter::default(),
+            affinities_lost: Counter::default(),
             revision: Counter::default(),
             loops: Counter::default(),
             sleeps: Counter::default(),

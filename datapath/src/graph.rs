@@ -38,12 +38,16 @@ pub struct GraphConfig {
     pub flows_per_endpoint: u32,
     /// Service translations remembered.
     pub translations: usize,
+    /// Clients of Services with session affinity that are remembered.
+    pub affinities: usize,
     /// Flows with L7 state.
     pub l7_flows: usize,
     /// Packets held for peers that are not known yet.
     pub hold: HoldLimits,
     /// Connections of adopted endpoints.
     pub adoption: AdoptionLimits,
+    /// Whether Services are served to the node's own processes, too.
+    pub translate_host: bool,
 }
 
 impl Default for GraphConfig {
@@ -52,9 +56,11 @@ impl Default for GraphConfig {
             flows: 262_144,
             flows_per_endpoint: 65_536,
             translations: 65_536,
+            affinities: 16_384,
             l7_flows: 8192,
             hold: HoldLimits::default(),
             adoption: AdoptionLimits::default(),
+            translate_host: false,
         }
     }
 }
@@ -127,6 +133,7 @@ pub struct Graph {
     pub(crate) interfaces: InterfaceTable,
     pub(crate) conntrack: Conntrack,
     pub(crate) translations: Translations,
+    pub(crate) translate_host: bool,
     pub(crate) fragments: FragmentTable<Transit>,
     pub(crate) holds: HoldTable<Transit>,
     pub(crate) adoptions: Adoptions,
@@ -163,7 +170,8 @@ impl Graph {
             clock: Clock::default(),
             interfaces: InterfaceTable::default(),
             conntrack: Conntrack::new(config.flows, config.flows_per_endpoint, hasher),
-            translations: Translations::new(config.translations, seed),
+            translations: Translations::new(config.translations, config.affinities, seed),
+            translate_host: config.translate_host,
             fragments: FragmentTable::new(FragmentLimits::default()),
             holds: HoldTable::new(config.hold),
             adoptions: Adoptions::new(config.adoption),
@@ -221,7 +229,7 @@ impl Graph {
     /// Starts an iteration of the worker.
     pub fn begin(&mut self, clock: Clock) {
         self.clock = clock;
-        self.translations.begin_batch();
+        self.translations.begin_batch(clock.seconds());
     }
 
     /// Begins to serve an interface. Flows that were begun with its addresses by another way are forgotten: they would lead past it.
@@ -248,6 +256,7 @@ impl Graph {
         let (translations, l7) = (&mut self.translations, &mut self.l7);
         self.conntrack
             .remove_endpoint(key, |entry| forget(translations, l7, entry));
+        self.translations.forget_affinities(key.slot);
         stage::fragment::forget(self, key);
         stage::hold::forget(self, key);
         self.adoptions.forget(key);
@@ -371,6 +380,9 @@ impl Graph {
         stage::fragment::expire(self, budget);
         self.counters.flows.set(self.conntrack.len() as u64);
         self.counters.translations.set(self.translations.len() as u64);
+        self.counters
+            .affinities
+            .set(self.translations.affinities() as u64);
         self.counters.l7_flows.set(self.l7.len() as u64);
     }
 

@@ -2,14 +2,22 @@
 //!
 //! The table is keyed by what the client sends (its own address and port, the frontend); the flow that comes out is what conntrack
 //! and policy see. An entry lives as long as its conntrack entry. The table is bounded; a full one refuses new service flows.
+//!
+//! A new flow goes to any of the Service's backends, each as likely, unless session affinity knows better. A TCP connection stays with
+//! its backend until it ends, whatever becomes of the Service. A UDP flow leaves a backend that does not serve any more, with its next
+//! datagram (kubernetes, `pkg/proxy/conntrack/cleanup.go`).
+
+mod affinity;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashMap;
-use policy::{DropReason, Protocol, Service, ServiceLookup, ServiceTable, Slot};
+use policy::{Backend, DropReason, Protocol, Service, ServiceLookup, ServiceTable, Slot, Unserved};
 
+use self::affinity::Affinities;
 use crate::conntrack::{Conntrack, Translation};
 use crate::flow::{FlowKey, Peer};
+use crate::interface_table::InterfaceTable;
 use crate::reservation::Reservation;
 
 /// Client address of a pod that reaches itself through its Service: the reply must come back to the worker
@@ -18,6 +26,13 @@ pub const HAIRPIN_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 42, 1);
 
 /// The same for IPv6 (a unique local address of sluice's own, RFC 4193).
 pub const HAIRPIN_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6c75, 0x6963, 0x6500, 0, 0, 0, 1);
+
+/// Client address of the node's own processes towards backends that are no local pod: the answer must come back to the worker, and the
+/// node's stack forwards nothing that claims to come from itself. Masqueraded where it leaves the node.
+pub const NODE_CLIENT_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 42, 2);
+
+/// The same for IPv6.
+pub const NODE_CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6c75, 0x6963, 0x6500, 0, 0, 0, 2);
 
 /// First port that a client's own port may be replaced with, where two of its flows would look alike to a backend.
 const FIRST_REMAPPED_PORT: u16 = 61_001;
@@ -48,20 +63,26 @@ pub struct Translations {
     sticky: HashMap<StickyKey, Translated>,
     capacity: usize,
     shares: Reservation,
+    affinities: Affinities,
+    /// Seconds of the worker's clock.
+    now_s: u32,
     /// Changes with every batch: packets of one batch that begin the same flow choose the same backend, later flows another.
     salt: u64,
 }
 
 impl Translations {
-    /// A table for `capacity` flows; `seed` starts the choice of backends.
+    /// A table for `capacity` flows, which remembers `affinities` clients of Services with session affinity; `seed` starts the choice
+    /// of backends.
     #[must_use]
-    pub fn new(capacity: usize, seed: u64) -> Self {
+    pub fn new(capacity: usize, affinities: usize, seed: u64) -> Self {
         // Twice the room, so that deleted entries never make the map grow.
         let sticky = HashMap::with_capacity(capacity * 2);
         Self {
             sticky,
             capacity,
             shares: Reservation::new(capacity),
+            affinities: Affinities::new(affinities),
+            now_s: 0,
             salt: seed | 1,
         }
     }
@@ -78,8 +99,15 @@ impl Translations {
         self.sticky.is_empty()
     }
 
-    /// Begins a batch (xorshift64: flows need to be spread evenly, not unpredictably).
-    pub fn begin_batch(&mut self) {
+    /// Clients that have a backend by session affinity, expired ones included.
+    #[must_use]
+    pub fn affinities(&self) -> usize {
+        self.affinities.len()
+    }
+
+    /// Begins a batch at second `now_s` (xorshift64: flows need to be spread evenly, not unpredictably).
+    pub fn begin_batch(&mut self, now_s: u32) {
+        self.now_s = now_s;
         self.salt ^= self.salt << 13;
         self.salt ^= self.salt >> 7;
         self.salt ^= self.salt << 17;
@@ -89,11 +117,13 @@ impl Translations {
     /// translated. A new translation is not kept before [`Translations::keep`].
     ///
     /// # Errors
-    /// The packet must be dropped: no such service port, no backend, no connection that it could belong to, or no free client port.
+    /// The packet must be dropped: no such service port, a client that is not let in, no backend, no connection that it could belong to,
+    /// or no free client port.
     pub fn translate(
         &self,
         services: &ServiceTable,
         conntrack: &Conntrack,
+        interfaces: &InterfaceTable,
         sender: Slot,
         sent: &FlowKey,
         begins: bool,
@@ -112,25 +142,25 @@ impl Translations {
                 return Ok(Some(*known));
             }
         }
+        let known = known.filter(|_| !is_tcp);
         let service = match services.lookup(sent.destination.addr(), sent.destination.port, sent.protocol) {
+            ServiceLookup::Service(service) => service,
+            // The flow goes on without its Service, as a connection does.
+            _ if known.is_some() => return Ok(known.copied()),
             ServiceLookup::NotService => return Ok(None),
             ServiceLookup::NoSuchPort => return Err(DropReason::IsClusterIp),
-            ServiceLookup::Service(service) => service,
         };
-        if let Some(known) = known.filter(|_| !is_tcp) {
-            let backend = known.key.destination;
-            if service
-                .backends
-                .iter()
-                .any(|b| b.port == backend.port && b.addr == backend.addr())
-            {
-                return Ok(Some(*known));
-            }
+        if let Some(known) = known.filter(|known| service.keeps(backend_of(known))) {
+            return Ok(Some(*known));
         }
         if is_tcp && !begins {
             return Err(DropReason::Midstream);
         }
-        self.choose(service, conntrack, sent).map(Some)
+        if !service.admits(sent.source.addr()) {
+            return Err(DropReason::NotInSourceRange);
+        }
+        self.choose(service, conntrack, interfaces, sender, sent)
+            .map(Some)
     }
 
     /// A backend for a new flow, and a client port by which the backend can tell it from others.
@@ -138,23 +168,44 @@ impl Translations {
         &self,
         service: &Service,
         conntrack: &Conntrack,
+        interfaces: &InterfaceTable,
+        sender: Slot,
         sent: &FlowKey,
     ) -> Result<Translated, DropReason> {
-        let random = conntrack.hash(sent) ^ self.salt;
-        let start = random
-            .checked_rem(service.backends.len() as u64)
-            .ok_or(DropReason::NoBackend)?;
-        let backend = usize::try_from(start)
-            .ok()
-            .and_then(|at| service.backends.get(at));
-        let backend = backend.ok_or(DropReason::NoBackend)?;
-        let own = sent.source.addr();
-        let hairpin = backend.addr == own;
-        let client = match own {
-            _ if !hairpin => sent.source,
-            IpAddr::V4(_) => Peer::new(HAIRPIN_V4.into(), sent.source.port),
-            IpAddr::V6(_) => Peer::new(HAIRPIN_V6.into(), sent.source.port),
+        let held = service
+            .affinity
+            .and_then(|affinity| self.affinities.get(sender, &affinity.service, self.now_s))
+            .filter(|backend| service.offers(*backend));
+        let drawn_by = match service.affinity {
+            None => *sent,
+            // Whatever of one client begins in this batch must end at one backend.
+            Some(affinity) => FlowKey {
+                source: Peer::new(sent.source.addr(), 0),
+                destination: Peer::new(affinity.service.addr, affinity.service.port),
+                protocol: sent.protocol,
+            },
         };
+        let drawn = || {
+            let random = conntrack.hash(&drawn_by) ^ self.salt;
+            let at = random.checked_rem(service.backends.len() as u64)?;
+            service.backends.get(usize::try_from(at).ok()?).copied()
+        };
+        let backend = held.or_else(drawn).ok_or(match service.unserved {
+            Unserved::Reject => DropReason::NoBackend,
+            Unserved::Drop => DropReason::NoLocalBackend,
+        })?;
+        let own = sent.source.addr();
+        let is_pod = sender.is_endpoint();
+        let hairpin = is_pod && backend.addr == own;
+        let leaves_worker = !is_pod && interfaces.endpoint_at(backend.addr).is_none();
+        let client: IpAddr = match own {
+            IpAddr::V4(_) if hairpin => HAIRPIN_V4.into(),
+            IpAddr::V6(_) if hairpin => HAIRPIN_V6.into(),
+            IpAddr::V4(_) if leaves_worker => NODE_CLIENT_V4.into(),
+            IpAddr::V6(_) if leaves_worker => NODE_CLIENT_V6.into(),
+            _ => own,
+        };
+        let client = Peer::new(client, sent.source.port);
         let destination = Peer::new(backend.addr, backend.port);
         let mut key = FlowKey {
             source: client,
@@ -171,6 +222,7 @@ impl Translations {
                 .and_then(|(id, _)| conntrack.get(id));
             found.is_some_and(|entry| entry.translation != Some(translation) && !entry.tcp.may_reopen())
         };
+        let random = conntrack.hash(sent) ^ self.salt;
         let range = u64::from(u16::MAX - FIRST_REMAPPED_PORT) + 1;
         for attempt in 0..=REMAP_TRIES {
             if !taken(&key) {
@@ -204,6 +256,26 @@ impl Translations {
         }
     }
 
+    /// Remembers the backend of a new flow for its client's next ones, if the Service has session affinity. Whether there was room.
+    pub fn keep_affinity(&mut self, services: &ServiceTable, sender: Slot, translated: &Translated) -> bool {
+        let Translated { key, translation, .. } = translated;
+        let frontend = translation.frontend;
+        match services.lookup(frontend.addr(), frontend.port, key.protocol) {
+            ServiceLookup::Service(Service {
+                affinity: Some(affinity),
+                ..
+            }) => self
+                .affinities
+                .keep(sender, affinity, backend_of(translated), self.now_s),
+            _ => true,
+        }
+    }
+
+    /// Forgets the affinities of an interface that goes.
+    pub fn forget_affinities(&mut self, sender: Slot) {
+        self.affinities.forget(sender);
+    }
+
     /// The flow that `sender`'s packets `sent` become, if they are translated.
     #[must_use]
     pub fn find(&self, sender: Slot, sent: &FlowKey) -> Option<FlowKey> {
@@ -228,6 +300,14 @@ impl Translations {
             self.sticky.remove(&sticky_key);
             self.shares.give_back(sender);
         }
+    }
+}
+
+const fn backend_of(translated: &Translated) -> Backend {
+    let Peer { port, .. } = translated.key.destination;
+    Backend {
+        addr: translated.key.destination.addr(),
+        port,
     }
 }
 

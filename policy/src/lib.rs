@@ -21,7 +21,7 @@ pub use http::{
 };
 pub use identity::Identity;
 pub use ipcache::{IpCache, IpCacheGeneration};
-pub use service::{Backend, Service, ServiceKey, ServiceLookup, ServiceTable};
+pub use service::{Affinity, Backend, Frontend, Service, ServiceKey, ServiceLookup, ServiceTable, Unserved};
 pub use snapshot::{Revision, RuleInfo, Snapshot};
 pub use table::{
     Action, BuildError, Decision, EndpointPolicy, Entry, HttpIndex, HttpSets, MOST_DECISIONS, Peers,

@@ -5,7 +5,6 @@
 //! nowhere is refused as a whole, naming what is wrong: a snapshot is loaded completely or not at all.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -20,7 +19,7 @@ use crate::{
 };
 
 /// Version of the form that this build reads and writes.
-pub const PERSIST_VERSION: u32 = 2;
+pub const PERSIST_VERSION: u32 = 3;
 
 /// A document that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +80,6 @@ pub struct PersistedSnapshot {
     revision: Revision,
     ipcache: PersistedIpCache,
     services: Vec<Service>,
-    #[serde(default)]
-    node_addresses: Vec<IpAddr>,
     endpoints: Vec<PersistedEndpoint>,
     rules: Vec<RuleInfo>,
     identities: Vec<(Identity, Arc<[String]>)>,
@@ -149,9 +146,7 @@ impl From<&Snapshot> for PersistedSnapshot {
         let mut entries: Vec<_> = snapshot.ipcache.entries().collect();
         entries.sort_unstable();
         let mut services: Vec<_> = snapshot.services.iter().cloned().collect();
-        services.sort_unstable_by_key(|s| (s.key.addr, s.key.port, s.key.protocol));
-        let mut node_addresses: Vec<_> = snapshot.services.node_addresses().collect();
-        node_addresses.sort_unstable();
+        services.sort_unstable_by_key(|service| service.key);
         Self {
             version: PERSIST_VERSION,
             revision: snapshot.revision,
@@ -161,7 +156,6 @@ impl From<&Snapshot> for PersistedSnapshot {
                 pod_cidrs: snapshot.ipcache.pod_cidrs().to_vec(),
             },
             services,
-            node_addresses,
             endpoints: snapshot
                 .endpoints
                 .iter()
@@ -354,9 +348,7 @@ impl TryFrom<PersistedSnapshot> for Snapshot {
         Ok(Self {
             revision: persisted.revision,
             ipcache: Arc::new(IpCache::new(generation, entries, pod_cidrs)),
-            services: Arc::new(
-                ServiceTable::new(persisted.services).with_node_addresses(persisted.node_addresses),
-            ),
+            services: Arc::new(ServiceTable::new(persisted.services)),
             endpoints: Arc::new(endpoints),
             rules: Arc::new(persisted.rules),
             identities: Arc::new(BTreeMap::from_iter(persisted.identities)),

@@ -2,24 +2,41 @@
 
 use std::net::IpAddr;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::Protocol;
 
 /// A Service's frontend as packets name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceKey {
-    /// ClusterIP, or the node's address for a NodePort.
+    /// ClusterIP, external address, or the node's address for a NodePort or hostPort.
     pub addr: IpAddr,
-    /// `spec.ports[].port`, or `spec.ports[].nodePort`.
+    /// `spec.ports[].port`, `spec.ports[].nodePort`, or a container's `ports[].hostPort`.
     pub port: u16,
     /// `spec.ports[].protocol`.
     pub protocol: Protocol,
 }
 
-/// A ready endpoint of an EndpointSlice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What kind of address a frontend is; where two claim one key, the later kind has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Frontend {
+    /// `spec.containers[].ports[].hostPort` of a pod of this node.
+    HostPort,
+    /// `spec.ports[].nodePort` at this node's addresses.
+    NodePort,
+    /// `spec.externalIPs`.
+    ExternalIp,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode: VIP`.
+    LoadBalancer,
+    /// `spec.clusterIPs`.
+    ClusterIp,
+}
+
+/// An endpoint of an EndpointSlice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Backend {
     /// Pod address.
     pub addr: IpAddr,
@@ -27,23 +44,88 @@ pub struct Backend {
     pub port: u16,
 }
 
-/// One port of a Service.
+/// What becomes of a new flow while there is no backend for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unserved {
+    /// Nobody in the cluster serves it: its sender is told.
+    Reject,
+    /// Somebody does, but on no node that the traffic policy `Local` admits: silence.
+    Drop,
+}
+
+/// Session affinity by the client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    /// The ClusterIP's key, by which all frontends of a Service's port share what is remembered.
+    pub service: ServiceKey,
+    /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds`, since the client's last new flow.
+    pub timeout_s: u32,
+}
+
+/// One frontend of one port of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
-    /// `namespace/name`.
+    /// `namespace/name`; a hostPort has its pod's.
     pub name: String,
-    /// Frontend.
+    /// Where it is reached.
     pub key: ServiceKey,
-    /// Ready backends, in a stable order.
+    /// What kind of address that is.
+    pub frontend: Frontend,
+    /// Backends for new flows, by rising address and port once they are in a [`ServiceTable`].
     pub backends: Vec<Backend>,
+    /// Backends that still serve but get no new flow here (terminating, or of another zone or node), in the same order.
+    pub draining: Vec<Backend>,
+    /// What new flows get without `backends`.
+    pub unserved: Unserved,
+    /// `spec.sessionAffinity: ClientIP`.
+    pub affinity: Option<Affinity>,
+    /// `spec.loadBalancerSourceRanges`; empty for everybody.
+    pub sources: Vec<IpNet>,
+}
+
+impl Service {
+    /// A ClusterIP without affinity or restriction.
+    #[must_use]
+    pub fn cluster_ip(name: impl Into<String>, key: ServiceKey, backends: Vec<Backend>) -> Self {
+        Self {
+            name: name.into(),
+            key,
+            frontend: Frontend::ClusterIp,
+            backends,
+            draining: Vec::new(),
+            unserved: Unserved::Reject,
+            affinity: None,
+            sources: Vec::new(),
+        }
+    }
+
+    /// Whether new flows may go to `backend`.
+    #[must_use]
+    pub fn offers(&self, backend: Backend) -> bool {
+        self.backends.binary_search(&backend).is_ok()
+    }
+
+    /// Whether a UDP flow may stay with `backend`: as long as that serves, or nobody does (kubernetes, `pkg/proxy/conntrack/cleanup.go`).
+    #[must_use]
+    pub fn keeps(&self, backend: Backend) -> bool {
+        self.offers(backend)
+            || self.draining.binary_search(&backend).is_ok()
+            || self.backends.is_empty() && self.draining.is_empty()
+    }
+
+    /// Whether a client with this address is let in.
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.iter().any(|range| range.contains(&client))
+    }
 }
 
 /// What a destination is to the service table.
 #[derive(Debug, Clone, Copy)]
 pub enum ServiceLookup<'a> {
-    /// Not a service address.
+    /// Not a service address, or a port of an address that is not only a Service's.
     NotService,
-    /// A service address, but the Service has no such port.
+    /// A ClusterIP, but the Service has no such port.
     NoSuchPort,
     /// A Service port; its backends may be empty.
     Service(&'a Service),
@@ -53,53 +135,44 @@ pub enum ServiceLookup<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceTable {
     services: HashMap<ServiceKey, Service>,
-    addresses: HashSet<IpAddr>,
-    /// Addresses of the node: what is no NodePort on them is the node's own.
-    node: HashSet<IpAddr>,
+    /// Addresses of frontends, and whether they are ClusterIPs.
+    addresses: HashMap<IpAddr, bool>,
 }
 
 impl ServiceTable {
-    /// Builds the table; of two services with one key the later wins.
+    /// Builds the table. Of two services with one key that of the later [`Frontend`] wins, of equal ones the later.
     #[must_use]
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
-        let services: HashMap<_, _> = services.into_iter().map(|s| (s.key, s)).collect();
-        let addresses = services.keys().map(|k| k.addr).collect();
-        Self {
-            services,
-            addresses,
-            node: HashSet::new(),
+        let mut table = Self::default();
+        for mut service in services {
+            let is_cluster_ip = service.frontend == Frontend::ClusterIp;
+            *table.addresses.entry(service.key.addr).or_default() |= is_cluster_ip;
+            service.backends.sort_unstable();
+            service.draining.sort_unstable();
+            match table.services.entry(service.key) {
+                Entry::Occupied(mut known) if known.get().frontend <= service.frontend => {
+                    known.insert(service);
+                }
+                Entry::Occupied(_) => {}
+                Entry::Vacant(free) => {
+                    free.insert(service);
+                }
+            }
         }
-    }
-
-    /// The same with the node's addresses: a port of theirs that no Service has is no service at all.
-    #[must_use]
-    pub fn with_node_addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        self.node = addresses.into_iter().collect();
-        self
-    }
-
-    /// The node's addresses, in no order.
-    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.node.iter().copied()
+        table
     }
 
     /// Looks a destination up.
     #[must_use]
     pub fn lookup(&self, addr: IpAddr, port: u16, protocol: Protocol) -> ServiceLookup<'_> {
-        if !self.addresses.contains(&addr) {
+        let Some(is_cluster_ip) = self.addresses.get(&addr) else {
             return ServiceLookup::NotService;
-        }
+        };
         match self.services.get(&ServiceKey { addr, port, protocol }) {
             Some(service) => ServiceLookup::Service(service),
-            None if self.node.contains(&addr) => ServiceLookup::NotService,
-            None => ServiceLookup::NoSuchPort,
+            None if *is_cluster_ip => ServiceLookup::NoSuchPort,
+            None => ServiceLookup::NotService,
         }
-    }
-
-    /// Whether `addr` is a Service's own address, and not the node's.
-    #[must_use]
-    pub fn is_service_address(&self, addr: IpAddr) -> bool {
-        self.addresses.contains(&addr) && !self.node.contains(&addr)
     }
 
     /// All services, in no order.
@@ -125,50 +198,94 @@ mod tests {
         })
     }
 
-    #[test]
-    fn only_node_ports_of_a_node_are_services() {
-        let node = Ipv4Addr::new(10, 96, 0, 1).into();
+    fn frontend() -> impl Strategy<Value = Frontend> {
+        prop_oneof![
+            Just(Frontend::ClusterIp),
+            Just(Frontend::NodePort),
+            Just(Frontend::ExternalIp)
+        ]
+    }
+
+    fn backend(host: u8) -> Backend {
+        Backend {
+            addr: Ipv4Addr::new(10, 244, 0, host).into(),
+            port: 5000,
+        }
+    }
+
+    fn service(backends: &[u8], draining: &[u8]) -> Service {
         let key = ServiceKey {
-            addr: node,
-            port: 30_008,
-            protocol: Protocol::TCP,
+            addr: Ipv4Addr::new(10, 96, 0, 1).into(),
+            port: 80,
+            protocol: Protocol::UDP,
         };
         let service = Service {
-            name: "ns/web".into(),
-            key,
-            backends: Vec::new(),
+            draining: draining.iter().copied().map(backend).collect(),
+            ..Service::cluster_ip("ns/web", key, backends.iter().copied().map(backend).collect())
         };
-        let table = ServiceTable::new([service.clone()]).with_node_addresses([node]);
+        let table = ServiceTable::new([service]);
+        table.iter().next().cloned().expect("one service")
+    }
+
+    #[test]
+    fn flows_stay_with_backends_that_serve_and_go_to_those_that_are_offered() {
+        let service = service(&[9, 3, 5], &[8, 4]);
         assert!(
-            matches!(table.lookup(node, 30_008, Protocol::TCP), ServiceLookup::Service(found) if *found == service)
+            [3, 5, 9]
+                .into_iter()
+                .map(backend)
+                .all(|b| service.offers(b) && service.keeps(b))
         );
-        assert!(matches!(
-            table.lookup(node, 22, Protocol::TCP),
-            ServiceLookup::NotService
-        ));
-        assert!(!table.is_service_address(node));
+        assert!(
+            [4, 8]
+                .into_iter()
+                .map(backend)
+                .all(|b| !service.offers(b) && service.keeps(b))
+        );
+        assert!(!service.keeps(backend(6)));
+    }
+
+    #[test]
+    fn flows_stay_where_they_are_while_nobody_serves() {
+        assert!(service(&[], &[]).keeps(backend(6)));
+        assert!(!service(&[], &[4]).keeps(backend(6)));
+    }
+
+    #[test]
+    fn source_ranges_admit_their_addresses_and_none_admits_all() {
+        let mut service = service(&[1], &[]);
+        let inside = Ipv4Addr::new(10, 244, 0, 7).into();
+        assert!(service.admits(inside));
+        service.sources = vec!["10.244.0.0/24".parse().expect("prefix")];
+        assert!(service.admits(inside));
+        assert!(!service.admits(Ipv4Addr::new(10, 244, 1, 7).into()));
     }
 
     proptest! {
         #[test]
         fn lookup_tells_port_from_address_from_neither(
-            keys in proptest::collection::vec(key(), 0..12),
+            frontends in proptest::collection::vec((key(), frontend()), 0..12),
             probes in proptest::collection::vec(key(), 32),
         ) {
-            let services: Vec<Service> = keys
+            let services: Vec<Service> = frontends
                 .iter()
                 .enumerate()
-                .map(|(i, key)| Service { name: format!("ns/{i}"), key: *key, backends: Vec::new() })
+                .map(|(i, (key, frontend))| Service {
+                    frontend: *frontend,
+                    ..Service::cluster_ip(format!("ns/{i}"), *key, Vec::new())
+                })
                 .collect();
             let table = ServiceTable::new(services.clone());
-            for probe in probes.iter().chain(&keys) {
-                let last = services.iter().rfind(|s| s.key == *probe);
-                let known_address = services.iter().any(|s| s.key.addr == probe.addr);
-                prop_assert_eq!(table.is_service_address(probe.addr), known_address);
+            for probe in probes.iter().chain(frontends.iter().map(|(key, _)| key)) {
+                // Of equal maxima `max_by_key` takes the last.
+                let wins = services.iter().filter(|s| s.key == *probe).max_by_key(|s| s.frontend);
+                let at_address = |s: &&Service| s.key.addr == probe.addr;
+                let is_cluster_ip =
+                    services.iter().filter(at_address).any(|s| s.frontend == Frontend::ClusterIp);
                 match table.lookup(probe.addr, probe.port, probe.protocol) {
-                    ServiceLookup::Service(found) => prop_assert_eq!(Some(found), last),
-                    ServiceLookup::NoSuchPort => prop_assert!(last.is_none() && known_address),
-                    ServiceLookup::NotService => prop_assert!(!known_address),
+                    ServiceLookup::Service(found) => prop_assert_eq!(Some(found), wins),
+                    ServiceLookup::NoSuchPort => prop_assert!(wins.is_none() && is_cluster_ip),
+                    ServiceLookup::NotService => prop_assert!(wins.is_none() && !is_cluster_ip),
                 }
             }
         }

@@ -115,18 +115,20 @@ drop_reasons! {
     InvalidExtensionHeader = 156, "Invalid IPv6 extension header";
     /// Fragment that cannot be judged.
     FragmentUnsupported = 157, "IP fragmentation not supported";
-    /// Service without a usable backend.
+    /// Service without a usable backend; a reset or ICMP error was sent where allowed.
     NoBackend = 158, "Service backend not found";
     /// Link-layer frame that is neither IP nor ARP.
     UnsupportedL2 = 166, "Unsupported L2 protocol";
     /// No free translation for a service flow.
     NoNatMapping = 167, "No mapping for NAT masquerade";
-    /// Address of a service, but no such port.
+    /// Address of a service, but no such port; a reset or ICMP error was sent where allowed.
     IsClusterIp = 174, "Is a ClusterIP";
     /// Later fragment whose first fragment never came.
     FirstFragmentMissing = 175, "First logical datagram fragment not found";
     /// Neighbour discovery or other ICMPv6 that a pod may not send.
     ForbiddenIcmpv6 = 176, "Forbidden ICMPv6 message";
+    /// Client outside a Service's `loadBalancerSourceRanges`.
+    NotInSourceRange = 177, "Denied by LB src range check";
     /// A deny rule matches.
     PolicyDenyRule = 181, "Policy denied by denylist";
     /// TTL or hop limit used up.
@@ -187,4 +189,6 @@ drop_reasons! {
     HeldDuplicate = 248, "Flow is held for an unknown peer";
     /// Peer not known yet, and too many packets are held already.
     HoldCapacity = 249, "Too many held for unknown peers";
+    /// The Service's traffic policy is `Local` and none of its backends is on this node.
+    NoLocalBackend = 250, "Service without local backend";
 }

@@ -81,6 +81,9 @@ pub struct WorkerStatus {
     /// Connections older than the agent that went on.
     #[serde(default)]
     pub adopted_flows: u64,
+    /// New flows to Services with session affinity whose client found no room in the table of affinities.
+    #[serde(default)]
+    pub lost_affinities: u64,
 }
 
 /// Packets dropped for one reason.

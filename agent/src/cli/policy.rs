@@ -85,7 +85,7 @@ Example:
   {\"verdict\":\"l7-deny\",\"reason\":\"http-denied\",\"rules\":[\"cnp db/l7-rule ingress[0]\"]}
 
 Verdicts: allow, deny, l7-deny. Reasons: not-judged, same-pod, no-policy, allowed, http-judged, http-denied, default-deny, deny-rule,
-unknown-pod, unknown-service-port, no-backend.")]
+unknown-pod, unknown-service-port, no-backend, outside-source-ranges.")]
     Decide(DecideArgs),
 }
 

@@ -105,6 +105,9 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
                 worker.receive_dropped, worker.transmit_dropped
             )?;
         }
+        if worker.lost_affinities != 0 {
+            writeln!(out, "  {} flows without session affinity", worker.lost_affinities)?;
+        }
         if worker.lost_events != 0 {
             writeln!(out, "  {} flow events lost", worker.lost_events)?;
         }

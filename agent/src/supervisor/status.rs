@@ -149,6 +149,7 @@ impl Supervisor {
                 lost_events: counters.events_lost.get(),
                 held_packets: counters.held.get(),
                 adopted_flows: counters.adopted_flows.get(),
+                lost_affinities: counters.affinities_lost.get(),
             }],
             endpoints,
             excluded_namespaces: self.excluded.iter().cloned().collect(),

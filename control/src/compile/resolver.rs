@@ -167,9 +167,9 @@ impl<'a> Resolver<'a> {
                 self.index.slices().iter().filter(|(slice, written)| {
                     slice.namespace == name.namespace && written.service == name.name
                 });
-            for addr in slices.flat_map(|(_, slice)| slice.addresses.iter().chain(&slice.unready)) {
+            for addr in slices.flat_map(|(_, slice)| slice.addresses()) {
                 let block = CidrBlock {
-                    cidr: IpNet::from(*addr),
+                    cidr: IpNet::from(addr),
                     except: Vec::new(),
                 };
                 identities.extend(self.prefixes_in(&block));

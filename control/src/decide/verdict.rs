@@ -51,6 +51,8 @@ pub enum Reason {
     UnknownServicePort,
     /// The Service has nobody behind it.
     NoBackend,
+    /// The Service's `loadBalancerSourceRanges` do not cover the sender.
+    OutsideSourceRanges,
     /// No pod has the name.
     UnknownPod,
 }
@@ -70,6 +72,7 @@ impl Reason {
             Self::DenyRule => "deny-rule",
             Self::UnknownServicePort => "unknown-service-port",
             Self::NoBackend => "no-backend",
+            Self::OutsideSourceRanges => "outside-source-ranges",
             Self::UnknownPod => "unknown-pod",
         }
     }

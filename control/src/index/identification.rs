@@ -31,9 +31,7 @@ impl Index {
             .slices
             .iter()
             .filter(|(name, slice)| name.namespace == "default" && slice.service == "kubernetes");
-        let apiservers: BTreeSet<IpAddr> = slices
-            .flat_map(|(_, slice)| slice.addresses.iter().copied())
-            .collect();
+        let apiservers: BTreeSet<IpAddr> = slices.flat_map(|(_, slice)| slice.ready()).collect();
         self.apiservers = apiservers;
         self.identify_nodes();
         let local = self.local_node_addresses();
@@ -65,13 +63,7 @@ impl Index {
                     name: slice.service.clone(),
                 };
                 if self.services.get(&service).is_some_and(|s| s.selector.is_empty()) {
-                    prefixes.extend(
-                        slice
-                            .addresses
-                            .iter()
-                            .chain(&slice.unready)
-                            .map(|addr| IpNet::from(*addr)),
-                    );
+                    prefixes.extend(slice.addresses().map(IpNet::from));
                 }
             }
         }

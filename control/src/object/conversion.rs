@@ -5,17 +5,16 @@ use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use policy::Protocol;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{CidrGroup, NamedPort, Node, Pod, ServiceObject, ServicePort, Slice, fault, typed};
+use super::{CidrGroup, HostPort, NamedPort, Node, Pod, fault, typed};
 use crate::api::{CiliumCIDRGroup, schema};
 use crate::field::{Fault, FaultKind, Faults, Place};
 
-fn address(text: &str, field: impl FnOnce() -> String) -> Result<IpAddr, Vec<Fault>> {
+pub(super) fn address(text: &str, field: impl FnOnce() -> String) -> Result<IpAddr, Vec<Fault>> {
     let invalid = |_error| {
         vec![fault(
             field(),
@@ -28,7 +27,7 @@ fn address(text: &str, field: impl FnOnce() -> String) -> Result<IpAddr, Vec<Fau
     text.parse::<IpAddr>().map_err(invalid)
 }
 
-fn protocol(text: Option<&str>, field: impl FnOnce() -> String) -> Result<Protocol, Vec<Fault>> {
+pub(super) fn protocol(text: Option<&str>, field: impl FnOnce() -> String) -> Result<Protocol, Vec<Fault>> {
     match text {
         None | Some("" | "TCP") => Ok(Protocol::TCP),
         Some("UDP") => Ok(Protocol::UDP),
@@ -46,7 +45,7 @@ fn protocol(text: Option<&str>, field: impl FnOnce() -> String) -> Result<Protoc
     }
 }
 
-fn port_number(number: i32, field: impl FnOnce() -> String) -> Result<u16, Vec<Fault>> {
+pub(super) fn port_number(number: i32, field: impl FnOnce() -> String) -> Result<u16, Vec<Fault>> {
     let invalid = || {
         vec![fault(
             field(),
@@ -60,6 +59,17 @@ fn port_number(number: i32, field: impl FnOnce() -> String) -> Result<u16, Vec<F
         .ok()
         .filter(|port| *port != 0)
         .ok_or_else(invalid)
+}
+
+pub(super) fn prefix(text: &str, field: impl FnOnce() -> String) -> Result<IpNet, Vec<Fault>> {
+    let invalid = |_error| {
+        let kind = FaultKind::Invalid {
+            value: text.to_owned(),
+            expected: "an address with prefix length",
+        };
+        vec![fault(field(), kind)]
+    };
+    Ok(text.parse::<IpNet>().map_err(invalid)?.trunc())
 }
 
 pub(super) fn node(node: core::Node) -> Result<Node, Vec<Fault>> {
@@ -83,14 +93,7 @@ pub(super) fn node(node: core::Node) -> Result<Node, Vec<Fault>> {
         .unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
     let mut pod_cidrs = Vec::new();
     for (i, text) in written.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
-        let invalid = |_error| {
-            let kind = FaultKind::Invalid {
-                value: text.clone(),
-                expected: "an address with prefix length",
-            };
-            vec![fault(format!("spec.podCIDRs[{i}]"), kind)]
-        };
-        pod_cidrs.push(text.parse::<IpNet>().map_err(invalid)?.trunc());
+        pod_cidrs.push(prefix(text, || format!("spec.podCIDRs[{i}]"))?);
     }
     Ok(Node {
         labels: node.metadata.labels.unwrap_or_default(),
@@ -114,7 +117,7 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
             addresses.push(address(text, || format!("status.podIPs[{i}].ip"))?);
         }
     }
-    let mut ports = Vec::new();
+    let (mut ports, mut host_ports) = (Vec::new(), Vec::new());
     // Only those that stay beside the containers serve anything (`restartPolicy: Always`).
     let mut init = spec.init_containers.unwrap_or_default();
     for container in &mut init {
@@ -126,12 +129,28 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
         for (i, container) in containers.into_iter().enumerate() {
             for (j, port) in container.ports.into_iter().flatten().enumerate() {
                 let field = |name: &str| format!("spec.{list}[{i}].ports[{j}].{name}");
-                let Some(name) = port.name else { continue };
-                ports.push(NamedPort {
-                    name: name.to_ascii_lowercase(),
-                    protocol: protocol(port.protocol.as_deref(), || field("protocol"))?,
-                    port: port_number(port.container_port, || field("containerPort"))?,
-                });
+                let published = port.host_port.filter(|number| *number != 0 && !host_network);
+                if port.name.is_none() && published.is_none() {
+                    continue;
+                }
+                let protocol = protocol(port.protocol.as_deref(), || field("protocol"))?;
+                let number = port_number(port.container_port, || field("containerPort"))?;
+                if let Some(name) = port.name {
+                    ports.push(NamedPort {
+                        name: name.to_ascii_lowercase(),
+                        protocol,
+                        port: number,
+                    });
+                }
+                if let Some(published) = published {
+                    let text = port.host_ip.filter(|text| !text.is_empty());
+                    host_ports.push(HostPort {
+                        addr: text.map(|text| address(&text, || field("hostIP"))).transpose()?,
+                        port: port_number(published, || field("hostPort"))?,
+                        protocol,
+                        container_port: number,
+                    });
+                }
             }
         }
     }
@@ -155,92 +174,8 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
         finished,
         created: pod.metadata.creation_timestamp.map(|time| time.0),
         ports,
+        host_ports,
     })
-}
-
-pub(super) fn service(service: core::Service) -> Result<ServiceObject, Vec<Fault>> {
-    let spec = service.spec.unwrap_or_default();
-    let written = match spec.cluster_ips {
-        Some(list) if !list.is_empty() => list,
-        _ => spec.cluster_ip.into_iter().collect(),
-    };
-    let external = spec.type_.as_deref() == Some("ExternalName");
-    let mut cluster_ips = Vec::new();
-    for (i, text) in written.iter().enumerate() {
-        if !external && !matches!(text.as_str(), "" | "None") {
-            cluster_ips.push(address(text, || format!("spec.clusterIPs[{i}]"))?);
-        }
-    }
-    let mut ports = Vec::new();
-    for (i, port) in spec.ports.into_iter().flatten().enumerate() {
-        ports.push(ServicePort {
-            name: port.name.unwrap_or_default(),
-            protocol: protocol(port.protocol.as_deref(), || format!("spec.ports[{i}].protocol"))?,
-            port: port_number(port.port, || format!("spec.ports[{i}].port"))?,
-            node_port: match port.node_port {
-                // Zero is how `omitempty` writes none.
-                None | Some(0) => None,
-                Some(number) => Some(port_number(number, || format!("spec.ports[{i}].nodePort"))?),
-            },
-        });
-    }
-    Ok(ServiceObject {
-        labels: service.metadata.labels.unwrap_or_default(),
-        selector: spec.selector.unwrap_or_default(),
-        cluster_ips,
-        ports,
-    })
-}
-
-pub(super) fn slice(slice: discovery::EndpointSlice) -> Result<Option<Slice>, Vec<Fault>> {
-    let Some(service) = slice
-        .metadata
-        .labels
-        .and_then(|mut labels| labels.remove("kubernetes.io/service-name"))
-    else {
-        return Ok(None);
-    };
-    if slice.address_type == "FQDN" {
-        return Ok(None);
-    }
-    let (mut addresses, mut unready) = (Vec::new(), Vec::new());
-    for (i, endpoint) in slice.endpoints.into_iter().flatten().enumerate() {
-        let ready = endpoint.conditions.and_then(|conditions| conditions.ready) != Some(false);
-        // Consumers use the first address only (discovery/v1, `Endpoint.addresses`).
-        let Some(text) = endpoint.addresses.first() else {
-            continue;
-        };
-        let field = || format!("endpoints[{i}].addresses[0]");
-        let addr = address(text, field)?;
-        if addr.is_loopback() || addr.is_multicast() || addr.is_unspecified() {
-            let kind = FaultKind::Invalid {
-                value: text.clone(),
-                expected: "a unicast address outside the loopback",
-            };
-            return Err(vec![fault(field(), kind)]);
-        }
-        if ready {
-            addresses.push(addr);
-        } else {
-            unready.push(addr);
-        }
-    }
-    let mut ports = Vec::new();
-    for (i, port) in slice.ports.into_iter().flatten().enumerate() {
-        let Some(number) = port.port else { continue };
-        ports.push(ServicePort {
-            name: port.name.unwrap_or_default(),
-            protocol: protocol(port.protocol.as_deref(), || format!("ports[{i}].protocol"))?,
-            port: port_number(number, || format!("ports[{i}].port"))?,
-            node_port: None,
-        });
-    }
-    Ok(Some(Slice {
-        service,
-        addresses,
-        unready,
-        ports,
-    }))
 }
 
 static CIDR_GROUP: LazyLock<Value> = LazyLock::new(schema::of::<CiliumCIDRGroup>);

@@ -1,6 +1,6 @@
 //! Parse: bytes to headers, source guard, ARP and neighbour discovery answered, checksum judged, service translated.
 
-use policy::{DropReason, EndpointKey, Identity, Protocol};
+use policy::{DropReason, EndpointKey, Identity, Protocol, Slot};
 
 use super::{neighbour, reset, source_guard};
 use crate::event::{FlowEvent, FlowEventKind};
@@ -101,17 +101,18 @@ pub fn translate(
     outbox: &mut Vec<(EndpointKey, Packet)>,
 ) {
     transit.key = sent;
-    if transit.sender.slot.is_endpoint() && quoted(&transit.headers).is_none() {
+    let slot = transit.sender.slot;
+    let is_client = slot.is_endpoint() || graph.translate_host && slot == Slot::HOST;
+    if is_client && quoted(&transit.headers).is_none() {
         let begins = match transit.headers.l4 {
             L4::Tcp(tcp) => tcp.flags.begins(),
             L4::LaterFragment => false,
             L4::Udp { .. } | L4::Icmp { .. } => true,
         };
         let services = &graph.snapshot.services;
-        let slot = transit.sender.slot;
         match graph
             .translations
-            .translate(services, &graph.conntrack, slot, &sent, begins)
+            .translate(services, &graph.conntrack, &graph.interfaces, slot, &sent, begins)
         {
             Ok(None) => {}
             Ok(Some(translated)) => {
@@ -119,9 +120,13 @@ pub fn translate(
                 transit.translated = Some(translated);
             }
             Err(reason) => {
-                if reason == DropReason::Midstream {
+                match reason {
+                    DropReason::NoBackend | DropReason::IsClusterIp => {
+                        reset::reject(graph, &transit, outbox);
+                    }
                     // Which backend the connection had is not known any more.
-                    reset::answer_midstream(graph, &transit, outbox);
+                    DropReason::Midstream => reset::answer_midstream(graph, &transit, outbox),
+                    _ => {}
                 }
                 return graph.refuse(
                     transit,

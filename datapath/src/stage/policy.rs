@@ -84,6 +84,10 @@ fn begin(graph: &mut Graph, transit: &Transit, tracked: &Tracked) -> Result<Entr
     })?;
     if let Some(translated) = &transit.translated {
         graph.translations.keep(slot, translated);
+        let services = &graph.snapshot.services;
+        if !graph.translations.keep_affinity(services, slot, translated) {
+            graph.counters.affinities_lost.add(1);
+        }
     }
     if !report_audits(graph, transit, &judged, &entry, Audited::default()) {
         graph.report(graph.event(transit, source, destination, judged.event));

@@ -1,10 +1,12 @@
-//! Resets that the worker sends itself.
+//! Resets that the worker sends itself, and what stands for them where there is no connection.
 
 use policy::EndpointKey;
 
+use super::icmp_error;
 use crate::conntrack::Entry;
 use crate::flow::{FlowDirection, Peer};
 use crate::graph::{Decided, Graph, Transit};
+use crate::wire::error_message::{ErrorMessage, Unreachable};
 use crate::wire::packet::L4;
 use crate::wire::tcp::{Segment, Tcp, TcpFlags};
 use crate::xsk::Packet;
@@ -14,6 +16,21 @@ use crate::xsk::Packet;
 pub fn answer_midstream(graph: &mut Graph, transit: &Transit, outbox: &mut Vec<(EndpointKey, Packet)>) {
     if transit.sender.slot.is_endpoint() && transit.headers.fragment.is_none() {
         answer(graph, transit, outbox);
+    }
+}
+
+/// Tells a pod that nobody serves what it asks for: a reset to a TCP segment, to all else "port unreachable" (RFC 1122, 3.2.2.1). What
+/// is no first packet of a flow by its flags, or no whole datagram, gets the latter, too.
+pub fn reject(graph: &mut Graph, transit: &Transit, outbox: &mut Vec<(EndpointKey, Packet)>) {
+    match transit.headers.l4 {
+        L4::Tcp(tcp) if tcp.flags.has(TcpFlags::RST) => {}
+        L4::Tcp(_) if transit.headers.fragment.is_none() => answer(graph, transit, outbox),
+        _ => icmp_error::send(
+            graph,
+            transit,
+            ErrorMessage::Unreachable(Unreachable::Port),
+            outbox,
+        ),
     }
 }
 

@@ -11,21 +11,20 @@ fn peer(text: &str, port: u16) -> Peer {
 }
 
 fn services(backends: &[&str]) -> ServiceTable {
-    ServiceTable::new([Service {
-        name: "default/flask-app-service".into(),
-        key: ServiceKey {
-            addr: "10.96.0.80".parse().unwrap(),
-            port: 80,
-            protocol: Protocol::TCP,
-        },
-        backends: backends
-            .iter()
-            .map(|b| Backend {
-                addr: b.parse().unwrap(),
-                port: 5000,
-            })
-            .collect(),
-    }])
+    ServiceTable::new([service(backends)])
+}
+
+fn service(backends: &[&str]) -> Service {
+    let key = ServiceKey {
+        addr: "10.96.0.80".parse().unwrap(),
+        port: 80,
+        protocol: Protocol::TCP,
+    };
+    let backends = backends.iter().map(|b| Backend {
+        addr: b.parse().unwrap(),
+        port: 5000,
+    });
+    Service::cluster_ip("default/flask-app-service", key, backends.collect())
 }
 
 fn sent(source: &str, port: u16, to_port: u16) -> FlowKey {
@@ -38,6 +37,7 @@ fn sent(source: &str, port: u16, to_port: u16) -> FlowKey {
 
 struct Fixture {
     conntrack: Conntrack,
+    interfaces: InterfaceTable,
     translations: Translations,
 }
 
@@ -45,7 +45,8 @@ impl Fixture {
     fn new() -> Self {
         Self {
             conntrack: Conntrack::new(64, 64, FlowHasher::random()),
-            translations: Translations::new(8, 42),
+            interfaces: InterfaceTable::default(),
+            translations: Translations::new(8, 2, 42),
         }
     }
 
@@ -66,8 +67,14 @@ fn other_destinations_are_left_alone() {
     let mut key = sent("10.244.0.7", 4000, 80);
     key.destination = peer("10.244.0.9", 80);
     assert_eq!(
-        f.translations
-            .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true),
+        f.translations.translate(
+            &services(&["10.244.0.5"]),
+            &f.conntrack,
+            &f.interfaces,
+            CLIENT,
+            &key,
+            true
+        ),
         Ok(None)
     );
 }
@@ -79,7 +86,7 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
     let key = sent("10.244.0.7", 4000, 80);
     let first = f
         .translations
-        .translate(&services, &f.conntrack, CLIENT, &key, true)
+        .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
         .unwrap()
         .unwrap();
     f.translations.keep(CLIENT, &first);
@@ -87,10 +94,10 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
     assert_eq!(first.translation.frontend, key.destination);
     f.track(first.key, Some(first.translation), TcpState::Established);
     for _ in 0..20 {
-        f.translations.begin_batch();
+        f.translations.begin_batch(0);
         let again = f
             .translations
-            .translate(&services, &f.conntrack, CLIENT, &key, false);
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, false);
         assert_eq!(again, Ok(Some(first)));
     }
 }
@@ -98,14 +105,14 @@ fn frontend_becomes_a_backend_and_stays_with_it() {
 #[test]
 fn every_backend_gets_flows() {
     let mut f = Fixture::new();
-    f.translations = Translations::new(1000, 7);
+    f.translations = Translations::new(1000, 2, 7);
     let services = services(&["10.244.0.4", "10.244.0.5", "10.244.0.6"]);
     let mut counts = [0; 3];
     for port in 0..900 {
         let key = sent("10.244.0.7", 1000 + port, 80);
         let to = f
             .translations
-            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
             .unwrap()
             .unwrap();
         let IpAddr::V4(addr) = to.key.destination.addr() else {
@@ -123,6 +130,7 @@ fn unknown_port_and_no_backend_have_their_own_reasons() {
         f.translations.translate(
             services,
             &f.conntrack,
+            &f.interfaces,
             CLIENT,
             &sent("10.244.0.7", 4000, port),
             true,
@@ -141,7 +149,14 @@ fn pod_that_reaches_itself_appears_under_the_hairpin_address() {
     let key = sent("10.244.0.5", 4000, 80);
     let to = f
         .translations
-        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true)
+        .translate(
+            &services(&["10.244.0.5"]),
+            &f.conntrack,
+            &f.interfaces,
+            CLIENT,
+            &key,
+            true,
+        )
         .unwrap()
         .unwrap();
     assert!(to.hairpin);
@@ -161,7 +176,14 @@ fn client_port_changes_when_the_backend_could_not_tell_two_flows_apart() {
     let key = sent("10.244.0.7", 4000, 80);
     let to = f
         .translations
-        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, true)
+        .translate(
+            &services(&["10.244.0.5"]),
+            &f.conntrack,
+            &f.interfaces,
+            CLIENT,
+            &key,
+            true,
+        )
         .unwrap()
         .unwrap();
     assert_ne!(to.key, direct);
@@ -176,7 +198,7 @@ fn packets_of_one_batch_that_begin_a_flow_choose_the_same_backend() {
     let key = sent("10.244.0.7", 4000, 80);
     let choose = || {
         f.translations
-            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
     };
     assert_eq!(choose(), choose());
 }
@@ -184,7 +206,7 @@ fn packets_of_one_batch_that_begin_a_flow_choose_the_same_backend() {
 #[test]
 fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
     let mut f = Fixture::new();
-    f.translations = Translations::new(64, 42);
+    f.translations = Translations::new(64, 2, 42);
     let services = services(&["10.244.0.5"]);
     let mut last = None;
     let mut port = 4000;
@@ -192,7 +214,7 @@ fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
         let key = sent("10.244.0.7", port, 80);
         last = f
             .translations
-            .translate(&services, &f.conntrack, CLIENT, &key, true)
+            .translate(&services, &f.conntrack, &f.interfaces, CLIENT, &key, true)
             .unwrap();
         f.translations.keep(CLIENT, &last.unwrap());
         port += 1;
@@ -208,8 +230,13 @@ fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
 fn segment_without_connection_is_not_translated() {
     let f = Fixture::new();
     let key = sent("10.244.0.7", 4000, 80);
-    let to = f
-        .translations
-        .translate(&services(&["10.244.0.5"]), &f.conntrack, CLIENT, &key, false);
+    let to = f.translations.translate(
+        &services(&["10.244.0.5"]),
+        &f.conntrack,
+        &f.interfaces,
+        CLIENT,
+        &key,
+        false,
+    );
     assert_eq!(to, Err(DropReason::Midstream));
 }

@@ -195,6 +195,7 @@ fn what_is_no_policy_drops_in_audit_mode_too() {
         flows: 4096,
         flows_per_endpoint: 1,
         translations: 256,
+        affinities: 8,
         l7_flows: 64,
         ..GraphConfig::default()
     });
@@ -402,6 +403,7 @@ fn syn_with_data_and_more_flows_than_l7_states_pass_unjudged() {
         flows: 4096,
         flows_per_endpoint: 1024,
         translations: 256,
+        affinities: 8,
         l7_flows: 8,
         ..GraphConfig::default()
     });

@@ -137,6 +137,15 @@ fn table(rules: Option<&Vec<(Peers, u16, Allow)>>, http: &mut HttpSets, first: u
     PolicyTable::build(true, &entries, http).unwrap()
 }
 
+/// A ClusterIP that leads to port 5000 of pods.
+pub fn service(name: &str, key: ServiceKey, backends: &[Pod]) -> Service {
+    let backends = backends.iter().map(|pod| Backend {
+        addr: pod.v4(),
+        port: 5000,
+    });
+    Service::cluster_ip(name, key, backends.collect())
+}
+
 /// A worker and everything round it.
 pub struct Bed {
     pub worker: Worker,
@@ -160,6 +169,7 @@ impl Bed {
             flows: 4096,
             flows_per_endpoint: 1024,
             translations: 256,
+            affinities: 8,
             l7_flows: 64,
             ..GraphConfig::default()
         })
@@ -332,21 +342,12 @@ impl Bed {
     }
 
     pub fn serve(&mut self, backends: &[Pod]) {
-        self.services = vec![Service {
-            name: "bed/service".into(),
-            key: ServiceKey {
-                addr: VIP.parse().unwrap(),
-                port: 80,
-                protocol: Protocol::TCP,
-            },
-            backends: backends
-                .iter()
-                .map(|pod| Backend {
-                    addr: pod.v4(),
-                    port: 5000,
-                })
-                .collect(),
-        }];
+        let key = ServiceKey {
+            addr: VIP.parse().unwrap(),
+            port: 80,
+            protocol: Protocol::TCP,
+        };
+        self.services = vec![service("bed/service", key, backends)];
         self.publish();
     }
 

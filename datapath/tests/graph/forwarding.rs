@@ -222,18 +222,6 @@ fn pod_reaches_itself_through_its_service_even_when_all_is_denied() {
 }
 
 #[test]
-fn service_without_backend_and_unknown_service_port_are_dropped_with_their_reasons() {
-    let mut bed = Bed::new();
-    bed.serve(&[]);
-    let vip: IpAddr = VIP.parse().unwrap();
-    Conn::between(A.key(), A.v4(), B.key(), vip, 80).client_sends(&mut bed, TcpFlags::SYN, &[]);
-    assert_eq!(bed.dropped(DropReason::NoBackend), 1);
-    Conn::between(A.key(), A.v4(), B.key(), vip, 81).client_sends(&mut bed, TcpFlags::SYN, &[]);
-    assert_eq!(bed.dropped(DropReason::IsClusterIp), 1);
-    assert!(bed.got_nothing());
-}
-
-#[test]
 fn icmp_error_about_a_flow_reaches_its_sender_through_the_service() {
     let mut bed = Bed::new();
     bed.serve(&[B]);

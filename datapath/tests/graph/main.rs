@@ -8,6 +8,7 @@
 //! - `hold`: first packets of pods that are not known yet
 //! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
 //! - `midstream`: connections that are older than the worker
+//! - `services`: which backend a flow gets, and what it is told where there is none
 
 mod attacks;
 mod audit;
@@ -18,3 +19,4 @@ mod l7;
 mod lifecycle;
 mod midstream;
 mod review;
+mod services;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::{Backend, DropReason, Protocol, Service, ServiceKey};
+use policy::{DropReason, Protocol, Service, ServiceKey};
 use sluice_datapath::conntrack::TcpState;
 use sluice_datapath::flow::{FlowKey, Peer};
 use sluice_datapath::graph::GraphConfig;
@@ -157,21 +157,12 @@ fn f3_translation_of_a_refused_packet_is_forgotten() {
 }
 
 fn udp_service(backends: &[Pod]) -> Service {
-    Service {
-        name: "bed/udp".into(),
-        key: ServiceKey {
-            addr: vip(),
-            port: 80,
-            protocol: Protocol::UDP,
-        },
-        backends: backends
-            .iter()
-            .map(|pod| Backend {
-                addr: pod.v4(),
-                port: 5000,
-            })
-            .collect(),
-    }
+    let key = ServiceKey {
+        addr: vip(),
+        port: 80,
+        protocol: Protocol::UDP,
+    };
+    service("bed/udp", key, backends)
 }
 
 /// F3b. The same with one packet: the straight connection is closed, a segment without SYN goes to the service.
@@ -245,6 +236,7 @@ fn f5_one_pod_leaves_translations_to_others() {
         flows: 4096,
         flows_per_endpoint: 256,
         translations: 256,
+        affinities: 8,
         l7_flows: 64,
         ..GraphConfig::default()
     });
@@ -265,6 +257,7 @@ fn f6_one_pod_leaves_l7_states_to_others() {
         flows: 4096,
         flows_per_endpoint: 1024,
         translations: 256,
+        affinities: 8,
         l7_flows: 64,
         ..GraphConfig::default()
     });
@@ -293,6 +286,7 @@ fn f7_outside_leaves_flows_to_pods() {
         flows: 1024,
         flows_per_endpoint: 256,
         translations: 256,
+        affinities: 8,
         l7_flows: 64,
         ..GraphConfig::default()
     });
@@ -637,6 +631,7 @@ fn f21_syn_refused_by_the_flow_quota_does_not_forget_which_handshake_is_over() {
         flows: 4096,
         flows_per_endpoint: 4,
         translations: 256,
+        affinities: 8,
         l7_flows: 64,
         ..GraphConfig::default()
     });
@@ -666,6 +661,7 @@ fn f21_closed_flow_is_reopened_at_the_quota_and_keeps_its_translation() {
         flows: 4096,
         flows_per_endpoint: 1,
         translations: 8,
+        affinities: 8,
         l7_flows: 64,
         ..GraphConfig::default()
     });

@@ -1,7 +1,10 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::{Action, Backend, Entry, HttpSets, Peers, RuleId, ServiceKey, SlotGeneration, Tier};
+use crate::{
+    Action, Affinity, Backend, Entry, Frontend, HttpSets, Peers, RuleId, ServiceKey, SlotGeneration, Tier,
+    Unserved,
+};
 
 fn sample() -> Snapshot {
     let mut http = HttpSets::default();
@@ -47,6 +50,11 @@ fn sample() -> Snapshot {
         audit: true,
     };
     let addr: IpAddr = "10.96.0.7".parse().expect("address");
+    let service = ServiceKey {
+        addr,
+        port: 80,
+        protocol: Protocol::TCP,
+    };
     Snapshot {
         revision: Revision(12),
         ipcache: Arc::new(IpCache::new(
@@ -58,13 +66,19 @@ fn sample() -> Snapshot {
             vec!["10.1.0.0/24".parse().expect("net")],
         )),
         services: Arc::new(ServiceTable::new([Service {
-            name: "dummy/flask-app-service".into(),
-            key: ServiceKey {
-                addr,
-                port: 80,
-                protocol: Protocol::TCP,
-            },
-            backends: vec![Backend { addr, port: 5000 }],
+            frontend: Frontend::LoadBalancer,
+            draining: vec![Backend { addr, port: 5001 }],
+            unserved: Unserved::Drop,
+            affinity: Some(Affinity {
+                service,
+                timeout_s: 10_800,
+            }),
+            sources: vec!["10.1.0.0/16".parse().expect("net")],
+            ..Service::cluster_ip(
+                "dummy/flask-app-service",
+                service,
+                vec![Backend { addr, port: 5000 }],
+            )
         }])),
         endpoints: Arc::new([vec![None; 9], vec![Some(Arc::new(policy))]].concat()),
         rules: Arc::new(vec![

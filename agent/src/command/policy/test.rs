@@ -87,12 +87,12 @@ fn case(engine: &mut Engine<'_>, expectation: &Expectation, question: &Question)
     };
     let failure = match engine.explain(question) {
         Ok(explanations) => differs(expectation, &explanations),
-        // Nobody is behind the Service: nothing passes.
-        Err(ExplainError::NoBackend { .. } | ExplainError::NoSuchPort { .. })
-            if expectation.expect == Outcome::Deny && expectation.rule.is_none() =>
-        {
-            None
-        }
+        // Nobody is behind the Service, or it is not for this client: nothing passes.
+        Err(
+            ExplainError::NoBackend { .. }
+            | ExplainError::NoSuchPort { .. }
+            | ExplainError::OutsideSourceRanges { .. },
+        ) if expectation.expect == Outcome::Deny && expectation.rule.is_none() => None,
         Err(error) => Some(Failure {
             message: error.to_string(),
             explanation: String::new(),

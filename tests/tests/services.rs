@@ -1,0 +1,198 @@
+//! Services as pods' own kernels see them: who answers, and what a connection gets that nobody answers.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use sluice_e2e::suite::{self, Bed};
+use sluice_e2e::{Lab, Pod, cases, wait};
+
+const CLIENT: &str = "shop/client";
+const VIP4: &str = "10.96.0.81";
+const VIP6: &str = "fd00:10:96::81";
+const EXTERNAL: &str = "203.0.113.81";
+
+struct Shop {
+    lab: Lab,
+    servers: Vec<Pod>,
+}
+
+impl Bed for Shop {
+    fn prepare() -> Result<Self> {
+        let lab = Lab::up("services")?;
+        lab.run(&["agent", "start"])?;
+        lab.add_pod(CLIENT, "app=client")?;
+        let mut servers = Vec::new();
+        for name in ["web-1", "web-2"] {
+            let pod = format!("shop/{name}");
+            servers.push(lab.add_pod(&pod, "app=web")?);
+            let configuration = lab.files().join(format!("{name}.conf"));
+            fs::write(&configuration, nginx_configuration(&lab, name))?;
+            lab.spawn(&pod, &["nginx", "-c", &configuration.display().to_string()])?;
+            wait::until(&format!("{pod} listens"), wait::LONG, || {
+                let probe = lab.exec(&pod, &["nc", "-z", "127.0.0.1", "5000"])?;
+                Ok(probe.status.success().then_some(()))
+            })?;
+        }
+        Ok(Self { lab, servers })
+    }
+
+    fn lab(&self) -> &Lab {
+        &self.lab
+    }
+}
+
+/// A server that answers with its name.
+fn nginx_configuration(lab: &Lab, name: &str) -> String {
+    let files = lab.files();
+    let files = files.display();
+    format!(
+        "daemon off; worker_processes 1; pid {files}/{name}.pid; error_log stderr warn;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log off; default_type text/plain;\n\
+         client_body_temp_path {files}/{name}-body; proxy_temp_path {files}/{name}-proxy;\n\
+         fastcgi_temp_path {files}/{name}-fastcgi; uwsgi_temp_path {files}/{name}-uwsgi; scgi_temp_path {files}/{name}-scgi;\n\
+         server {{ listen 5000; listen [::]:5000; location / {{ return 200 \"{name}\"; }} }} }}\n"
+    )
+}
+
+fn main() -> ExitCode {
+    suite::run::<Shop>(cases![
+        every_backend_answers_at_every_frontend,
+        one_backend_answers_a_client_with_session_affinity,
+        service_without_endpoints_refuses_at_once,
+        service_with_endpoints_elsewhere_only_is_silent_under_traffic_policy_local,
+        terminating_endpoint_that_serves_answers_where_none_is_ready,
+    ])
+}
+
+/// What is written of one endpoint beside its addresses.
+type Endpoint<'a> = (&'a Pod, &'a str);
+
+/// Service `shop/web` with more of `spec`, and its endpoints in both families.
+fn web(more: &str, endpoints: &[Endpoint<'_>]) -> String {
+    let mut yaml = format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop}}
+spec:
+  clusterIPs: ['{VIP4}', '{VIP6}']
+  ports:
+  - {{name: http, port: 80, targetPort: http}}
+  - {{name: dns, port: 53, protocol: UDP}}
+{more}
+"
+    );
+    for (family, number) in [("IPv4", 0), ("IPv6", 1)] {
+        let name = family.to_lowercase();
+        yaml.push_str(&format!(
+            "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-{name}, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}
+addressType: {family}
+ports: [{{name: http, port: 5000, protocol: TCP}}, {{name: dns, port: 53, protocol: UDP}}]
+endpoints:
+"
+        ));
+        for (pod, said) in endpoints {
+            yaml.push_str(&format!(
+                "- {{addresses: ['{}']{said}}}\n",
+                pod.addresses()[number]
+            ));
+        }
+    }
+    yaml
+}
+
+/// Who answers at a frontend, asked `times` times.
+fn answers(shop: &Shop, frontend: &str, times: usize) -> Result<BTreeSet<String>> {
+    let url = format!("http://{frontend}/");
+    let command = ["curl", "-s", "--connect-timeout", "3", "--max-time", "10", &url];
+    (0..times)
+        .map(|_| {
+            let output = shop.lab.exec(CLIENT, &command)?;
+            ensure!(output.status.success(), "curl {frontend}: {:?}", output.status);
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        })
+        .collect()
+}
+
+fn everyone() -> BTreeSet<String> {
+    ["web-1", "web-2"].map(str::to_owned).into()
+}
+
+/// What nc says of a connection.
+fn connect(shop: &Shop, addr: &str, port: &str) -> Result<String> {
+    let output = shop
+        .lab
+        .exec(CLIENT, &["nc", "-v", "-z", "-w", "3", addr, port])?;
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn every_backend_answers_at_every_frontend(shop: &mut Shop) -> Result<()> {
+    let more = format!(
+        "  externalIPs: ['{EXTERNAL}']
+  externalTrafficPolicy: Local
+status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.82}}]}}}}"
+    );
+    let yaml = web(&more, &[(&shop.servers[0], ""), (&shop.servers[1], "")]);
+    shop.lab.enforce(&[("web", &yaml)])?;
+    for frontend in [VIP4, &format!("[{VIP6}]"), EXTERNAL, "203.0.113.82"] {
+        let seen = answers(shop, frontend, 30)?;
+        ensure!(seen == everyone(), "{frontend}: {seen:?}");
+    }
+    Ok(())
+}
+
+fn one_backend_answers_a_client_with_session_affinity(shop: &mut Shop) -> Result<()> {
+    let yaml = web(
+        "  sessionAffinity: ClientIP",
+        &[(&shop.servers[0], ""), (&shop.servers[1], "")],
+    );
+    shop.lab.enforce(&[("web", &yaml)])?;
+    for frontend in [VIP4, &format!("[{VIP6}]")] {
+        let seen = answers(shop, frontend, 20)?;
+        ensure!(seen.len() == 1, "{frontend}: {seen:?}");
+    }
+    Ok(())
+}
+
+fn service_without_endpoints_refuses_at_once(shop: &mut Shop) -> Result<()> {
+    shop.lab.enforce(&[("web", &web("", &[]))])?;
+    for (addr, port) in [(VIP4, "80"), (VIP6, "80"), (VIP4, "81")] {
+        let said = connect(shop, addr, port)?;
+        ensure!(said.contains("refused"), "{addr} {port}: {said}");
+    }
+    for addr in [VIP4, VIP6] {
+        let ask = format!("exec 3<>/dev/udp/{addr}/53 && echo query >&3 && read -r -t 3 -u 3");
+        let output = shop.lab.exec(CLIENT, &["bash", "-c", &ask])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains("refused"), "{addr}: {said}");
+    }
+    Ok(())
+}
+
+fn service_with_endpoints_elsewhere_only_is_silent_under_traffic_policy_local(shop: &mut Shop) -> Result<()> {
+    let yaml = web(
+        "  internalTrafficPolicy: Local",
+        &[(&shop.servers[0], ", nodeName: elsewhere")],
+    );
+    shop.lab.enforce(&[("web", &yaml)])?;
+    let said = connect(shop, VIP4, "80")?;
+    ensure!(said.contains("timed out"), "{said}");
+    Ok(())
+}
+
+fn terminating_endpoint_that_serves_answers_where_none_is_ready(shop: &mut Shop) -> Result<()> {
+    let (unready, draining) = (
+        ", conditions: {ready: false, serving: false}",
+        ", conditions: {ready: false, serving: true, terminating: true}",
+    );
+    let yaml = web("", &[(&shop.servers[0], unready), (&shop.servers[1], draining)]);
+    shop.lab.enforce(&[("web", &yaml)])?;
+    let seen = answers(shop, VIP4, 10)?;
+    ensure!(seen == ["web-2".to_owned()].into(), "{seen:?}");
+    Ok(())
+}
