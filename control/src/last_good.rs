@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::restore;
 
+/// What the file's name has behind that of the persisted snapshot.
+pub const EXTENSION: &str = "manifests";
+
 /// Version of the form that this build reads and writes.
 const VERSION: u32 = 1;
 

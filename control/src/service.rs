@@ -23,7 +23,7 @@ use crate::decide::Engine;
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
 use crate::kubernetes::{ApiServer, PodPeers, Update};
-use crate::last_good::LastGood;
+use crate::last_good::{self, LastGood};
 use crate::restore::{self, Restored};
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 
@@ -180,7 +180,7 @@ impl Control {
         let last_good = config
             .persist
             .as_ref()
-            .map(|path| path.with_added_extension("manifests"));
+            .map(|path| path.with_added_extension(last_good::EXTENSION));
         let (mut restored, mut restore_errors) = (None, Vec::new());
         if let Some(path) = &config.persist {
             match Restored::load(path) {
