@@ -58,8 +58,10 @@ usage() {
 Usage: scripts/cluster.sh COMMAND
 
   setup                           install the Debian packages that it needs, and say whether Go is new enough
-  build [--suite|--helm]          build the programs and images that `up` needs; nothing if they are up to date. --suite:
-                                  build the end-to-end suite instead (scripts/conformance.sh does); --helm: build Helm
+  build [--suite | --cluster-network-policy | --helm]
+                                  build the programs and images that `up` needs; nothing if they are up to date. With an
+                                  option a suite instead, as scripts/conformance.sh does: Kubernetes' own, or that of
+                                  ClusterNetworkPolicy; or Helm
   up [--nodes N] [--kube-proxy nftables|iptables|none]
                                   start a cluster (default: 2 nodes, nftables), build first; nothing if it is up
   down                            stop everything that was started here and remove all of it
@@ -118,6 +120,7 @@ cluster_build() {
     '') build_all ;;
     --suite) build_suite ;;
     --helm) build_helm ;;
+    --cluster-network-policy) build_cluster_network_policy_suite ;;
     *) usage >&2; die "build: unknown argument: $1" ;;
   esac
 }

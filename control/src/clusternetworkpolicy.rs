@@ -1,4 +1,4 @@
-//! `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`: from the types of [`crate::api::cluster`] to rules.
+//! `policy.networking.k8s.io/v1beta1 ClusterNetworkPolicy`: from the types of [`crate::api::cluster`] to rules.
 //!
 //! Differences from the other kinds: rules are asked in order and the first that matches decides, nothing is denied by default, and
 //! `networks` covers any address. A peer of an unknown type refuses the object, in whatever rule it stands.

@@ -67,14 +67,18 @@ impl Kind {
         }
     }
 
-    const fn api_version(self) -> &'static str {
+    /// Versions that are read, the preferred first; those of a kind differ in nothing but their name.
+    const fn api_versions(self) -> &'static [&'static str] {
         match self {
-            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
-            Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Self::Namespace | Self::Node | Self::Pod | Self::Service => &["v1"],
+            Self::EndpointSlice => &["discovery.k8s.io/v1"],
+            Self::NetworkPolicy => &["networking.k8s.io/v1"],
+            Self::ClusterNetworkPolicy => &[
+                "policy.networking.k8s.io/v1beta1",
+                "policy.networking.k8s.io/v1alpha2",
+            ],
             Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy | Self::CiliumCIDRGroup => {
-                "cilium.io/v2"
+                &["cilium.io/v2"]
             }
         }
     }
@@ -95,11 +99,10 @@ impl Kind {
         }
     }
 
-    /// Group, empty for the core group, and version.
-    pub(crate) fn group_version(self) -> (&'static str, &'static str) {
-        self.api_version()
-            .split_once('/')
-            .unwrap_or(("", self.api_version()))
+    /// Group, empty for the core group, and version, the preferred first.
+    pub(crate) fn group_versions(self) -> impl Iterator<Item = (&'static str, &'static str)> + Clone {
+        let split = |text: &&'static str| text.split_once('/').unwrap_or(("", text));
+        self.api_versions().iter().map(split)
     }
 
     const fn is_namespaced(self) -> bool {
@@ -311,7 +314,7 @@ pub fn decode(value: &Value, cluster: &str) -> Decoded {
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
     let Some(kind) = Kind::ALL
         .into_iter()
-        .find(|k| k.name() == kind_name && same_group(k.api_version(), group))
+        .find(|k| k.name() == kind_name && k.group_versions().any(|(known, _)| known == group))
     else {
         if POLICY_GROUPS.contains(&group) && !HARMLESS.contains(&kind_name) {
             let kind = FaultKind::Invalid {
@@ -370,7 +373,7 @@ pub fn decode(value: &Value, cluster: &str) -> Decoded {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
     };
-    if api_version != kind.api_version() {
+    if !kind.api_versions().contains(&api_version) {
         let kind = FaultKind::Invalid {
             value: api_version.to_owned(),
             expected: "a supported version",
@@ -387,10 +390,6 @@ pub fn decode(value: &Value, cluster: &str) -> Decoded {
             faults,
         },
     }
-}
-
-fn same_group(api_version: &str, group: &str) -> bool {
-    api_version.rsplit_once('/').map_or("", |(group, _)| group) == group
 }
 
 fn is_name(name: &str) -> bool {

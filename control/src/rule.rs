@@ -19,7 +19,7 @@ pub enum PolicyKind {
     CiliumClusterwide,
     /// `networking.k8s.io/v1 NetworkPolicy`.
     Kubernetes,
-    /// `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy`.
+    /// `policy.networking.k8s.io/v1beta1 ClusterNetworkPolicy`.
     Cluster,
 }
 

@@ -70,6 +70,13 @@ build_suite() {
   go_build test -c -trimpath -ldflags "$(version_flags)" -o "$BIN/e2e.test" ./e2e
 }
 
+# The conformance suite of ClusterNetworkPolicy, a module of its own: it needs other versions of what Kubernetes uses, too.
+build_cluster_network_policy_suite() {
+  say "building the conformance suite of ClusterNetworkPolicy (1 minute; seconds if it is up to date)"
+  mkdir -p "$BIN"
+  MODULE=$MODULE/network-policy-api go_build test -c -trimpath -o "$BIN/network-policy-api.test" .
+}
+
 build_all() {
   build_programs
   build_images

@@ -1,4 +1,4 @@
-//! `policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy` (kubernetes-sigs/network-policy-api, experimental channel).
+//! `policy.networking.k8s.io/v1beta1 ClusterNetworkPolicy` (kubernetes-sigs/network-policy-api, experimental channel).
 
 use schemars::JsonSchema;
 use serde::Deserialize;

@@ -23,8 +23,8 @@ pub struct Column {
 pub struct Definition {
     /// API group.
     pub group: &'static str,
-    /// Version in the group.
-    pub version: &'static str,
+    /// Versions in the group, all served; the first is stored.
+    pub versions: &'static [&'static str],
     /// The kind.
     pub kind: &'static str,
     /// Name of its objects in paths.
@@ -58,7 +58,7 @@ const VALID: Column = Column {
 pub const ALL: [Definition; 4] = [
     Definition {
         group: "cilium.io",
-        version: "v2",
+        versions: &["v2"],
         kind: "CiliumNetworkPolicy",
         plural: "ciliumnetworkpolicies",
         short_names: &["cnp", "ciliumnp"],
@@ -71,7 +71,7 @@ pub const ALL: [Definition; 4] = [
     },
     Definition {
         group: "cilium.io",
-        version: "v2",
+        versions: &["v2"],
         kind: "CiliumClusterwideNetworkPolicy",
         plural: "ciliumclusterwidenetworkpolicies",
         short_names: &["ccnp"],
@@ -84,7 +84,7 @@ pub const ALL: [Definition; 4] = [
     },
     Definition {
         group: "cilium.io",
-        version: "v2",
+        versions: &["v2"],
         kind: "CiliumCIDRGroup",
         plural: "ciliumcidrgroups",
         short_names: &["ccg"],
@@ -97,7 +97,7 @@ pub const ALL: [Definition; 4] = [
     },
     Definition {
         group: "policy.networking.k8s.io",
-        version: "v1alpha2",
+        versions: &["v1beta1", "v1alpha2"],
         kind: "ClusterNetworkPolicy",
         plural: "clusternetworkpolicies",
         short_names: &["cnp"],
@@ -120,7 +120,7 @@ pub const ALL: [Definition; 4] = [
         annotations: &[
             (
                 "api-approved.kubernetes.io",
-                "https://github.com/kubernetes-sigs/network-policy-api/pull/300",
+                "https://github.com/kubernetes-sigs/network-policy-api/pull/347",
             ),
             ("policy.networking.k8s.io/channel", "experimental"),
         ],
@@ -166,9 +166,7 @@ impl Definition {
             names["categories"] = json!(self.categories);
         }
         let mut version = json!({
-            "name": self.version,
             "served": true,
-            "storage": true,
             "schema": {"openAPIV3Schema": schema},
         });
         if !self.columns.is_empty() {
@@ -178,6 +176,17 @@ impl Definition {
         if self.status.is_some() {
             version["subresources"] = json!({"status": {}});
         }
+        let versions: Vec<Value> = self
+            .versions
+            .iter()
+            .enumerate()
+            .map(|(position, name)| {
+                let mut version = version.clone();
+                version["name"] = json!(name);
+                version["storage"] = json!(position == 0);
+                version
+            })
+            .collect();
         json!({
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
@@ -186,7 +195,7 @@ impl Definition {
                 "group": self.group,
                 "names": names,
                 "scope": if self.namespaced { "Namespaced" } else { "Cluster" },
-                "versions": [version],
+                "versions": versions,
             },
         })
     }

@@ -11,6 +11,7 @@ use kube::runtime::watcher::{self, Event, ExponentialBackoff, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::time;
 
 use crate::object::{Kind, ObjectKey};
 
@@ -48,6 +49,15 @@ pub(super) enum Observed {
     Failed(String),
 }
 
+/// Why a resource is not watched any more.
+enum End {
+    NobodyListens,
+    /// The server has no such resource, and had it before or not.
+    Absent {
+        was_there: bool,
+    },
+}
+
 /// What to watch.
 #[derive(Debug, Clone)]
 pub struct Watch {
@@ -72,12 +82,37 @@ impl Watch {
         }
     }
 
-    /// Reports until nobody listens any more.
+    /// Reports until nobody listens any more. Of a kind with several versions that one is watched which the server has.
     pub(super) async fn run(self, id: WatchId, client: Client, reports: mpsc::Sender<(WatchId, Observed)>) {
-        let (group, version) = self.kind.group_version();
-        let kind = GroupVersionKind::gvk(group, version, self.kind.name());
-        let resource = ApiResource::from_gvk_with_plural(&kind, self.kind.plural());
-        let api: Api<DynamicObject> = Api::all_with(client, &resource);
+        let mut pause = LEAST_BACKOFF;
+        loop {
+            for (group, version) in self.kind.group_versions() {
+                let kind = GroupVersionKind::gvk(group, version, self.kind.name());
+                let resource = ApiResource::from_gvk_with_plural(&kind, self.kind.plural());
+                match self.follow(id, client.clone(), &resource, &reports).await {
+                    End::NobodyListens => return,
+                    End::Absent { was_there: true } => pause = LEAST_BACKOFF,
+                    End::Absent { was_there: false } => {}
+                }
+            }
+            // Only now: objects of one version are not gone because another version is not served.
+            if reports.send((id, Observed::Absent)).await.is_err() {
+                return;
+            }
+            time::sleep(pause).await;
+            pause = (pause * 2).min(MOST_BACKOFF);
+        }
+    }
+
+    /// Reports as long as the server has the resource.
+    async fn follow(
+        &self,
+        id: WatchId,
+        client: Client,
+        resource: &ApiResource,
+        reports: &mpsc::Sender<(WatchId, Observed)>,
+    ) -> End {
+        let api: Api<DynamicObject> = Api::all_with(client, resource);
         let config = watcher::Config {
             field_selector: self.fields.clone(),
             timeout: Some(WATCH_SECONDS),
@@ -89,16 +124,20 @@ impl Watch {
             .with_max_delay(MOST_BACKOFF)
             .without_max_times()
             .with_jitter();
+        let mut was_there = false;
         let mut events = std::pin::pin!(watcher(api, config).backoff(ExponentialBackoff::from(backoff)));
         while let Some(event) = events.next().await {
             let observed = match event {
                 Ok(Event::Init) => Observed::ListBegins,
-                Ok(Event::InitApply(object)) => match self.value(&object, &resource) {
+                Ok(Event::InitApply(object)) => match self.value(&object, resource) {
                     Ok(value) => Observed::Listed(value),
                     Err(error) => Observed::Failed(error),
                 },
-                Ok(Event::InitDone) => Observed::ListEnds,
-                Ok(Event::Apply(object)) => match self.value(&object, &resource) {
+                Ok(Event::InitDone) => {
+                    was_there = true;
+                    Observed::ListEnds
+                }
+                Ok(Event::Apply(object)) => match self.value(&object, resource) {
                     Ok(value) => Observed::Applied(value),
                     Err(error) => Observed::Failed(error),
                 },
@@ -108,14 +147,15 @@ impl Watch {
                     name: object.name_any(),
                 }),
                 Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
-                    Observed::Absent
+                    return End::Absent { was_there };
                 }
                 Err(error) => Observed::Failed(error.to_string()),
             };
             if reports.send((id, observed)).await.is_err() {
-                return;
+                return End::NobodyListens;
             }
         }
+        End::Absent { was_there }
     }
 
     /// The whole object as the server sent it; items of lists come without `kind` and `apiVersion`.
@@ -128,3 +168,6 @@ impl Watch {
         Ok(Box::new(value))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -257,7 +257,7 @@ pub fn kcnp(name: &str, tier: &str, priority: u16, lists: &str) -> String {
         "tier: {tier}, priority: {priority}, subject: {{namespaces: {{matchLabels: {{team: web}}}}}}, {lists}"
     );
     policy(
-        "policy.networking.k8s.io/v1alpha2",
+        "policy.networking.k8s.io/v1beta1",
         "ClusterNetworkPolicy",
         name,
         &spec,

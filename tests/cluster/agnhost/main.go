@@ -17,6 +17,14 @@ import (
 )
 
 func main() {
+	// Where the kernel has no SCTP, suites can have TCP play its part (tests/cluster/network-policy-api).
+	if os.Getenv("AGNHOST_SCTP_AS_TCP") != "" {
+		for i, argument := range os.Args {
+			if argument == "--protocol=sctp" {
+				os.Args[i] = "--protocol=tcp"
+			}
+		}
+	}
 	root := &cobra.Command{Use: "agnhost"}
 	root.AddCommand(
 		connect.CmdConnect,

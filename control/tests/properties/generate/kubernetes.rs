@@ -101,7 +101,7 @@ pub fn cluster_network_policy(rng: &mut Rng) -> Value {
             spec[direction] = json!(rng.several(1, 3, |rng| rule(rng, peers)));
         }
     }
-    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {}, "spec": spec})
+    json!({"apiVersion": "policy.networking.k8s.io/v1beta1", "kind": "ClusterNetworkPolicy", "metadata": {}, "spec": spec})
 }
 
 /// `namespaces` or `pods`.

@@ -1,4 +1,4 @@
-//! NetworkPolicy (`networking.k8s.io/v1`) and ClusterNetworkPolicy (`policy.networking.k8s.io/v1alpha2`) as upstream says.
+//! NetworkPolicy (`networking.k8s.io/v1`) and ClusterNetworkPolicy (`policy.networking.k8s.io/v1beta1`) as upstream says.
 //!
 //! Both select pods by all their labels, and their prefixes cover pods and nodes as well.
 
