@@ -148,14 +148,18 @@ from_debug() {
 reaches_database() { from_debug "$1" nc -v -z -w 2 "$2" 5432; }
 # By nothing but silence: a command that could not be run is no proof.
 is_kept_from_database() {
-  if ((DRY_RUN)); then reaches_database "$@"; else reaches_database "$@" 2>&1 | grep -qiE 'timed out'; fi
+  if ((DRY_RUN)); then
+    reaches_database "$@"
+  else
+    [[ $(reaches_database "$@" 2>&1) == *'timed out'* ]]
+  fi
 }
-# answers URL PATTERN: what the pod db/debug gets.
-answers() {
-  if ((DRY_RUN)); then from_debug db curl -s -m 5 "$1"; else from_debug db curl -s -m 5 "$1" | grep -q -- "$2"; fi
+# What the pod db/debug gets.
+fetch() { from_debug db curl -s -m 5 "$1"; }
+is_denied() {
+  if ((DRY_RUN)); then fetch "$1"; else [[ $(fetch "$1") == 'Access denied'* ]]; fi
 }
-is_denied() { answers "$1" '^Access denied'; }
-is_served() { answers "$1" . && { ((DRY_RUN)) || ! is_denied "$1"; }; }
+is_served() { from_debug db curl -s -f -m 5 "$1"; }
 is_valid() {
   if ((DRY_RUN)); then
     kubectl_kind -n db get cnp
