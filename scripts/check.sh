@@ -22,6 +22,7 @@ Runs all checks, or those named:
   directions   agent -> control -> policy <- l7 <- datapath <- agent -> cni, and no other way
   citations    every path, name and test in the documents exists, and every clause of docs/conformance.md has a test
   places       no path of somebody's machine; unsafe only where it is allowed
+  chart        the chart's CustomResourceDefinitions are those of deploy/crds, deploy/kubernetes is what it renders (with Helm only)
   object       the committed eBPF object is what its source builds; only where its toolchain is installed
 USAGE
 }
@@ -211,6 +212,8 @@ check_places() {
   return "$FOUND"
 }
 
+check_chart() { scripts/chart.sh render --check; }
+
 check_object() { scripts/build-ebpf.sh --check; }
 
 # Why a check cannot be made here; nothing if it can.
@@ -233,7 +236,7 @@ main() {
     esac
     shift
   done
-  ((${#checks[@]})) || checks=(format shellcheck directions citations places clippy rustdoc object)
+  ((${#checks[@]})) || checks=(format shellcheck directions citations places chart clippy rustdoc object)
   for check in "${checks[@]}"; do
     reason=$(obstacle "$check")
     if [[ -n $reason ]]; then

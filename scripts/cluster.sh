@@ -36,6 +36,8 @@ MAX_NODES=9
 . "$SCRIPTS/lab/processes.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/build.sh
 . "$SCRIPTS/cluster/build.sh"
+# shellcheck source-path=SCRIPTDIR source=cluster/helm.sh
+. "$SCRIPTS/cluster/helm.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/images.sh
 . "$SCRIPTS/cluster/images.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/components.sh
@@ -56,10 +58,10 @@ usage() {
 Usage: scripts/cluster.sh COMMAND
 
   setup                           install the Debian packages that it needs, and say whether Go is new enough
-  build [--suite | --cluster-network-policy]
+  build [--suite | --cluster-network-policy | --helm]
                                   build the programs and images that `up` needs; nothing if they are up to date. With an
                                   option a suite instead, as scripts/conformance.sh does: Kubernetes' own, or that of
-                                  ClusterNetworkPolicy
+                                  ClusterNetworkPolicy; or Helm
   up [--nodes N] [--kube-proxy nftables|iptables|none]
                                   start a cluster (default: 2 nodes, nftables), build first; nothing if it is up
   down                            stop everything that was started here and remove all of it
@@ -70,6 +72,7 @@ Usage: scripts/cluster.sh COMMAND
   selftest                        pods on all nodes reach each other, Services, names and node ports; prints each step
 
   kubectl ARGS...                 kubectl as the cluster's administrator
+  helm ARGS...                    helm as the cluster's administrator; builds it first
   load IMAGE_ARCHIVE...           put images into every node's containerd (docker or OCI archive); pods name them with
                                   imagePullPolicy IfNotPresent or Never: there is no registry
   kubeconfig                      print the path of the administrator's kubeconfig, for use in control-exec
@@ -116,6 +119,7 @@ cluster_build() {
   case ${1-} in
     '') build_all ;;
     --suite) build_suite ;;
+    --helm) build_helm ;;
     --cluster-network-policy) build_cluster_network_policy_suite ;;
     *) usage >&2; die "build: unknown argument: $1" ;;
   esac
@@ -274,6 +278,7 @@ main() {
     stop | start) require_up; lock; component_command "$command" "$@" ;;
     selftest) require_up; selftest ;;
     kubectl) require_up; kubectl_admin "$@" ;;
+    helm) require_up; build_helm; helm_admin "$@" ;;
     load) require_up; (($#)) || die "load IMAGE_ARCHIVE..."; images_load "$@" ;;
     kubeconfig) require_up; printf '%s\n' "$KUBECONFIGS/admin" ;;
     control-exec) require_up; run_in "$CONTROL_NS" "$@" ;;

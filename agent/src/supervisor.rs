@@ -34,7 +34,8 @@ use crate::endpoint_registry::{
 use crate::log;
 use crate::metrics::MetricsServer;
 use crate::node::{
-    Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, tuning,
+    Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, cilium,
+    tuning,
 };
 use crate::pump;
 
@@ -42,7 +43,7 @@ use crate::pump;
 pub const SNAPSHOT_NAME: &str = "snapshot.json";
 
 /// File that a running agent holds locked.
-const LOCK_NAME: &str = "agent.lock";
+pub const LOCK_NAME: &str = "agent.lock";
 
 /// How long a starting agent waits for the former one to be gone: closing a socket takes the kernel up to 40 ms, and there is
 /// one per pod.
@@ -131,9 +132,13 @@ struct Supervisor {
 
 impl Supervisor {
     async fn start(run_dir: &Path, args: &AgentArgs, state: AgentState) -> anyhow::Result<Self> {
+        let devices = Devices::new()?;
+        // Before anything on the node is touched.
+        if args.kubernetes || args.cni.cni_conf_dir.is_some() || args.cni.cni_bin_dir.is_some() {
+            cilium::refuse(&devices).await?;
+        }
         let registry = EndpointRegistry::open(&run_dir.join(endpoint_registry::FILE_NAME), ENDPOINTS)?;
         let mut reconciler = Reconciler::new()?.with_proc_sys_net(args.proc_sys_net.clone());
-        let devices = Devices::new()?;
         // The pairs without any route yet: pods' routes come when their interfaces are closed.
         reconciler
             .reconcile(&NodeState::default())

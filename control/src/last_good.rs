@@ -12,6 +12,12 @@ use serde_json::Value;
 
 use crate::restore;
 
+/// What the file's name has behind that of the persisted snapshot.
+pub const EXTENSION: &str = "manifests";
+
+/// What that of objects of the API server has there.
+pub const OBJECTS_EXTENSION: &str = "objects";
+
 /// Version of the form that this build reads and writes.
 const VERSION: u32 = 1;
 

@@ -26,7 +26,7 @@ use crate::decide::Engine;
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
 use crate::kubernetes::{ApiServer, Update};
-use crate::last_good::{LastGood, LastGoodObjects};
+use crate::last_good::{self, LastGood, LastGoodObjects};
 use crate::restore::{self, Restored};
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 
@@ -188,7 +188,7 @@ impl Control {
         let last_good = config
             .persist
             .as_ref()
-            .map(|path| path.with_added_extension("manifests"));
+            .map(|path| path.with_added_extension(last_good::EXTENSION));
         // The folder comes first.
         let asks = folder.is_none() && config.kubernetes.is_some();
         let (mut restored, mut restore_errors) = (None, Vec::new());
@@ -214,7 +214,7 @@ impl Control {
             .persist
             .as_ref()
             .filter(|_| asks)
-            .map(|path| path.with_added_extension("objects"));
+            .map(|path| path.with_added_extension(last_good::OBJECTS_EXTENSION));
         let mut objects = Vec::new();
         if let Some(path) = &objects_path {
             match LastGoodObjects::load(path) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use control::last_good;
 use datapath::loader::Loader;
 
 use crate::api::SOCKET_NAME;
@@ -54,8 +55,15 @@ pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<Ex
     let removed = Reconciler::new()?.remove_all().await?;
     Loader::remove_all(&args.bpffs)?;
     restore_pods(run_dir).await?;
-    for name in [SOCKET_NAME, endpoint_registry::FILE_NAME, SNAPSHOT_NAME] {
-        let path = run_dir.join(name);
+    let snapshot = run_dir.join(SNAPSHOT_NAME);
+    for path in [
+        socket,
+        run_dir.join(endpoint_registry::FILE_NAME),
+        snapshot.with_added_extension(last_good::EXTENSION),
+        snapshot.with_added_extension(last_good::OBJECTS_EXTENSION),
+        snapshot,
+        run_dir.join(supervisor::LOCK_NAME),
+    ] {
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("cannot remove {}", path.display()));
@@ -63,6 +71,8 @@ pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<Ex
             _ => {}
         }
     }
+    // In a container it is a mount, and stays; so does what others have put there.
+    let _ = fs::remove_dir(run_dir);
     eprintln!(
         "sluice: removed {removed} links, rules and routes, all programs and the state in {}",
         run_dir.display()

@@ -32,13 +32,25 @@ impl Devices {
         device(&links.try_next().await.ok()??)
     }
 
-    /// Whether the kernel says that there is no interface of that name. A question that fails says nothing.
-    pub async fn is_gone(&self, name: &str) -> bool {
+    /// Whether there is an interface of that name, of whatever kind.
+    ///
+    /// # Errors
+    /// [`NodeError::List`]: the kernel does not tell.
+    pub async fn exists(&self, name: &str) -> Result<bool, NodeError> {
         let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
         match links.try_next().await {
-            Ok(link) => link.is_none(),
-            Err(error) => errno(&error) == Some(ENODEV),
+            Ok(link) => Ok(link.is_some()),
+            Err(error) if errno(&error) == Some(ENODEV) => Ok(false),
+            Err(source) => Err(NodeError::List {
+                listed: "links",
+                source,
+            }),
         }
+    }
+
+    /// Whether the kernel says that there is no interface of that name. A question that fails says nothing.
+    pub async fn is_gone(&self, name: &str) -> bool {
+        matches!(self.exists(name).await, Ok(false))
     }
 }
 

@@ -137,8 +137,9 @@ async fn tune_pod(
     threaded: bool,
 ) -> Result<(), TuningError> {
     // sysfs shows the interfaces of the namespace in which it was mounted, so it is mounted anew, out of everybody's sight.
-    const THREADED: &str = r#"mount -t sysfs sysfs /sys && file=/sys/class/net/$0/threaded &&
-        { [ "$(cat "$file")" = "$1" ] || echo "$1" >"$file"; }"#;
+    // The pod's containers make it read-only for everybody: what is set already must not be written.
+    const THREADED: &str = r#"mount -t sysfs sysfs /sys && file=/sys/class/net/$0/threaded && read -r now <"$file" &&
+        { [ "$now" = "$1" ] || echo "$1" >"$file"; }"#;
     let mut enter = std::ffi::OsString::from("--net=");
     enter.push(netns);
     let command: &[&str] = match (step, threaded) {
