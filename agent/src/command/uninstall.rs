@@ -34,7 +34,11 @@ pub(super) async fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         ),
     )?;
     if let Some(agents) = &agents {
-        cluster.delete_daemon_set(agents, limit).await?;
+        match cluster.delete_daemon_set(agents, limit).await {
+            // A node that does not answer must not keep the others' pods cut off.
+            Err(error @ CleanupError::NotGone { .. }) => eprintln!("sluice: {error}"),
+            deleted => deleted?,
+        }
         print_line(&format!("DaemonSet {NAME}: deleted"))?;
     }
     let mut is_complete = true;

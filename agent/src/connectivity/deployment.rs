@@ -264,6 +264,10 @@ impl Deployment {
             vec![format!("echo-headless.{}.svc", NAMESPACES[0])],
         );
         hosts.insert(
+            "outside".to_owned(),
+            self.external.iter().map(ToString::to_string).collect(),
+        );
+        hosts.insert(
             "external".to_owned(),
             external.iter().map(ToString::to_string).collect(),
         );

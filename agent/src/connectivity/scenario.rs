@@ -86,7 +86,8 @@ pub struct Scenario {
 pub struct Check {
     /// Pods of the test.
     pub from: Vec<String>,
-    /// URLs with a pod, `service`, `nodeport`, `headless` or `external` for a host.
+    /// URLs with a pod, `service`, `nodeport`, `headless`, `external` or `outside` for a host. `external` may be the API server, which
+    /// counts as the cluster's as well as the world's, `outside` may not.
     pub to: Vec<String>,
     /// HTTP method.
     #[serde(default)]
@@ -215,7 +216,7 @@ mod tests {
                     let host = to.split("://").nth(1).unwrap().split([':', '/']).next().unwrap();
                     assert!(
                         pods.contains(&host)
-                            || ["service", "nodeport", "headless", "external"].contains(&host),
+                            || ["service", "nodeport", "headless", "external", "outside"].contains(&host),
                         "{}: {to}",
                         scenario.name
                     );

@@ -110,8 +110,12 @@ fn write(out: &mut String, status: &ClusterStatus, namespace: &str, url: &str) -
         writeln!(out, "{}", table(&header, &rows))?;
     }
     for agent in &status.nodes {
-        let Some(status) = &agent.status else { continue };
-        for warning in status.warnings.iter().chain(&status.source.problems) {
+        let Some(of_agent) = &agent.status else { continue };
+        // Every agent refuses what is refused.
+        let refused = &status.policies.refused;
+        let own = |problem: &&String| !refused.iter().any(|refused| refused.contains(problem.as_str()));
+        let problems = of_agent.source.problems.iter().filter(own);
+        for warning in of_agent.warnings.iter().chain(problems) {
             writeln!(out, "{}: warning: {warning}", agent.node)?;
         }
     }
