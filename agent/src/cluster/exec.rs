@@ -159,5 +159,37 @@ fn failure(status: Option<&Status>) -> Option<String> {
     if status.status.as_deref() == Some("Success") {
         return None;
     }
+    // The kubelet's own words for a command that ran say the same twice.
+    let mut causes = status
+        .details
+        .iter()
+        .flat_map(|details| details.causes.iter().flatten());
+    let exit = causes.find(|cause| cause.reason.as_deref() == Some("ExitCode"));
+    if let Some(code) = exit.and_then(|cause| cause.message.as_ref()) {
+        return Some(format!("exit status {code}"));
+    }
     Some(status.message.clone().unwrap_or_else(|| "no reason given".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_ran_is_told_by_its_exit_status() {
+        let status = |text: serde_json::Value| -> Status { serde_json::from_value(text).unwrap() };
+        let failed = status(serde_json::json!({
+            "status": "Failure", "reason": "NonZeroExitCode",
+            "message": "command terminated with non-zero exit code: command terminated with exit code 3",
+            "details": {"causes": [{"reason": "ExitCode", "message": "3"}]},
+        }));
+        assert_eq!(failure(Some(&failed)).unwrap(), "exit status 3");
+        assert_eq!(
+            failure(Some(&status(serde_json::json!({"status": "Success"})))),
+            None
+        );
+        let absent = status(serde_json::json!({"status": "Failure", "message": "no such program"}));
+        assert_eq!(failure(Some(&absent)).unwrap(), "no such program");
+        assert!(failure(None).is_some());
+    }
 }

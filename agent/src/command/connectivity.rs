@@ -12,7 +12,8 @@ use super::print_line;
 use crate::cli::{ConnectivityCommand, ConnectivityTestArgs, ProbeArgs};
 use crate::cluster::Cluster;
 use crate::connectivity::deployment::Deployment;
-use crate::connectivity::runner::{Report, Runner};
+use crate::connectivity::report::Report;
+use crate::connectivity::runner::Runner;
 use crate::connectivity::{probe, scenario, serve};
 use crate::junit;
 

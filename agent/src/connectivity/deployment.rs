@@ -10,17 +10,15 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::pods::{self, NAMESPACES, PODS};
+use super::probe::{self, Outcome};
 use crate::cli::ConnectivityTestArgs;
 use crate::cluster::{Cluster, documents, policies, status};
 
-/// The pods' namespace, and the other one.
-pub const NAMESPACES: [&str; 2] = ["sluice-test", "sluice-test-2"];
-
-/// The container of each pod.
-pub const CONTAINER: &str = "test";
+/// Where the command itself runs, in checks.
+pub const HERE: &str = "here";
 
 /// Who applies.
 pub const FIELD_MANAGER: &str = "sluice-connectivity";
@@ -28,60 +26,21 @@ pub const FIELD_MANAGER: &str = "sluice-connectivity";
 /// Marks policies of the cluster as the test's.
 pub const LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "sluice-connectivity");
 
-/// Port of pods of the host network: beyond those that usually serve, and below those that clients get.
-const HOST_PORT: u16 = 18080;
+/// Services, their ports, and what these are called in checks.
+const NODE_PORTS: [(&str, &str, &str); 3] = [
+    ("echo-node", "http", "nodeport"),
+    ("echo-local", "http", "local-http"),
+    ("echo-local", "admin", "local-admin"),
+];
 
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
 
+/// How long node ports may take to be reached.
+const REACHED: Duration = Duration::from_secs(5);
+
 /// How long namespaces may take to go.
 const REMOVAL: Duration = Duration::from_secs(120);
-
-/// What a pod of the test is.
-#[derive(Debug, Clone, Copy)]
-pub struct PodPlan {
-    /// Its name.
-    pub name: &'static str,
-    namespace: &'static str,
-    app: &'static str,
-    /// Whether it is on the other node.
-    pub is_far: bool,
-    is_host: bool,
-}
-
-const fn plan(name: &'static str, app: &'static str) -> PodPlan {
-    PodPlan {
-        name,
-        namespace: NAMESPACES[0],
-        app,
-        is_far: false,
-        is_host: false,
-    }
-}
-
-/// Every pod.
-pub const PODS: [PodPlan; 7] = [
-    plan("client", "client"),
-    plan("client2", "client2"),
-    plan("echo", "echo"),
-    PodPlan {
-        is_far: true,
-        ..plan("echo-far", "echo")
-    },
-    PodPlan {
-        namespace: NAMESPACES[1],
-        ..plan("other", "client")
-    },
-    PodPlan {
-        is_host: true,
-        ..plan("host", "host")
-    },
-    PodPlan {
-        is_host: true,
-        is_far: true,
-        ..plan("host-far", "host")
-    },
-];
 
 /// A pod that runs.
 #[derive(Debug, Clone)]
@@ -147,19 +106,27 @@ impl Deployment {
                 continue;
             };
             let name = node.metadata.name.clone().unwrap_or_default();
-            self.apply(serde_json::from_value(pod(&plan, &image, &name))?)
+            self.apply(serde_json::from_value(pods::manifest(&plan, &image, &name))?)
                 .await?;
         }
         eprintln!(
             "sluice: waiting for the test's pods on {}",
             names(&nodes).join(" and ")
         );
-        let pods = self.wait(nodes.len() > 1).await?;
+        let mut pods = self.wait(nodes.len() > 1).await?;
         let external = match self.external {
             Some(external) => Some(external),
             None => self.api_server().await?,
         };
         let hosts = self.hosts(nodes.first(), external).await?;
+        if is_reached(hosts.get("local-http")).await {
+            let here = TestPod {
+                namespace: String::new(),
+                addresses: Vec::new(),
+                node: String::new(),
+            };
+            pods.insert(HERE.into(), here);
+        }
         Ok(Targets {
             pods,
             hosts,
@@ -250,13 +217,16 @@ impl Deployment {
             .iter()
             .map(|address| format!("{}:80", bracketed(address)));
         hosts.insert("service".to_owned(), addresses.collect());
-        let ports = services.get("echo-node").await?.spec.unwrap_or_default().ports;
-        if let Some(port) = ports.and_then(|ports| ports.first()?.node_port) {
-            let addresses = node.map(node_addresses).unwrap_or_default();
-            let addresses = addresses
-                .iter()
-                .map(|address| format!("{}:{port}", bracketed(address)));
-            hosts.insert("nodeport".to_owned(), addresses.collect());
+        let addresses = node.map(node_addresses).unwrap_or_default();
+        for (service, port, host) in NODE_PORTS {
+            let ports = services.get(service).await?.spec.unwrap_or_default().ports;
+            let mut ports = ports.into_iter().flatten();
+            let found = ports.find(|found| found.name.as_deref() == Some(port));
+            if let Some(port) = found.and_then(|port| port.node_port) {
+                let addresses = addresses.iter();
+                let addresses = addresses.map(|address| format!("{}:{port}", bracketed(address)));
+                hosts.insert(host.to_owned(), addresses.collect());
+            }
         }
         // Relative, so that the cluster's domain need not be known.
         hosts.insert(
@@ -396,6 +366,26 @@ impl Deployment {
     }
 }
 
+/// Whether servers behind node ports answer the command itself; kube-proxy may take a while to know of them.
+async fn is_reached(hosts: Option<&Vec<String>>) -> bool {
+    let Some(host) = hosts.and_then(|hosts| hosts.first()) else {
+        return false;
+    };
+    let Ok(spec) = format!("http://{host}/").parse() else {
+        return false;
+    };
+    let deadline = Instant::now() + REACHED;
+    loop {
+        if matches!(probe::run(&spec, POLL).await, Outcome::Answered { .. }) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
 fn names(nodes: &[Node]) -> Vec<String> {
     nodes
         .iter()
@@ -436,45 +426,4 @@ pub fn bracketed(address: &str) -> String {
     } else {
         address.to_owned()
     }
-}
-
-fn pod(plan: &PodPlan, image: &str, node: &str) -> Value {
-    let http = if plan.is_host { HOST_PORT } else { 8080 };
-    let mut command = vec![
-        "/usr/bin/sluice".to_owned(),
-        "connectivity".into(),
-        "serve".into(),
-    ];
-    command.extend(["--http".into(), http.to_string()]);
-    let mut ports = vec![json!({"name": "http", "containerPort": http})];
-    if !plan.is_host {
-        command.extend(["--http", "8081", "--udp", "8082"].map(str::to_owned));
-        ports.push(json!({"name": "admin", "containerPort": 8081}));
-        ports.push(json!({"name": "echo-udp", "containerPort": 8082, "protocol": "UDP"}));
-    }
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": plan.name, "namespace": plan.namespace, "labels": {"app": plan.app}},
-        "spec": {
-            "nodeName": node,
-            "hostNetwork": plan.is_host,
-            "automountServiceAccountToken": false,
-            "terminationGracePeriodSeconds": 2,
-            "containers": [{
-                "name": CONTAINER,
-                "image": image,
-                "imagePullPolicy": "IfNotPresent",
-                "command": command,
-                "ports": ports,
-                "readinessProbe": {
-                    "httpGet": {"path": "/ready", "port": http},
-                    "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 2,
-                },
-                // For ICMP.
-                "securityContext": {"capabilities": {"add": ["NET_RAW"]}},
-                "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-            }],
-        },
-    })
 }

@@ -4,7 +4,9 @@
 //! [`probe`], so that no image but sluice's own is needed.
 
 pub mod deployment;
+pub mod pods;
 pub mod probe;
+pub mod report;
 pub mod runner;
 pub mod scenario;
 pub mod serve;

@@ -11,9 +11,11 @@ use kube::Api;
 use kube::api::DynamicObject;
 use tokio::time::Instant;
 
-use super::deployment::{CONTAINER, Deployment, Targets, TestPod, bracketed};
-use super::probe::{Outcome, ProbeSpec};
-use super::scenario::{Check, EXTERNAL, Expectation, Held, Scenario};
+use super::deployment::{Deployment, HERE, Targets, TestPod, bracketed};
+use super::pods::CONTAINER;
+use super::probe::{self, Outcome, ProbeSpec};
+use super::report::{Report, Trial, failure, line};
+use super::scenario::{Check, EXTERNAL, Held, Scenario};
 use crate::cluster::{Exec, documents, status};
 use crate::junit::{Case, Failure};
 
@@ -29,43 +31,12 @@ const POLL: Duration = Duration::from_millis(200);
 /// Probes of the kubelet that have to arrive.
 const KUBELET_PROBES: u64 = 3;
 
+/// What a scenario may need that is not everywhere.
+const NEEDS: &str =
+    "it needs a second node, an address outside (--external), or node ports that are reached from here";
+
 /// Flow records of each node that are shown with a failure.
 const FLOWS: &str = "15";
-
-/// What has been tried.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// A case for each scenario.
-    pub cases: Vec<Case>,
-}
-
-impl Report {
-    /// Scenarios that hold.
-    #[must_use]
-    pub fn passed(&self) -> usize {
-        self.cases.len() - self.failed() - self.skipped()
-    }
-
-    /// Scenarios that do not.
-    #[must_use]
-    pub fn failed(&self) -> usize {
-        self.cases.iter().filter(|case| case.failure.is_some()).count()
-    }
-
-    /// Scenarios that could not be tried here.
-    #[must_use]
-    pub fn skipped(&self) -> usize {
-        self.cases.iter().filter(|case| case.skipped.is_some()).count()
-    }
-}
-
-/// A probe of a scenario.
-#[derive(Debug, Clone)]
-struct Trial {
-    from: String,
-    spec: ProbeSpec,
-    expect: Expectation,
-}
 
 /// Tries scenarios one after the other.
 #[derive(Debug)]
@@ -158,17 +129,13 @@ impl<'a> Runner<'a> {
         }
         let has_trials = |check: &Check| !self.trials(std::slice::from_ref(check)).is_empty();
         if !scenario.checks.iter().any(has_trials) {
-            return Ok(Some(
-                "it needs a second node or an address outside (--external)".into(),
-            ));
+            return Ok(Some(NEEDS.into()));
         }
         // Without what is denied a scenario would show nothing.
         let restricted = |check: &&Check| check.expect != check.expect.without_policies();
         let mut restricted = scenario.checks.iter().filter(restricted).peekable();
         if restricted.peek().is_some() && !restricted.any(has_trials) {
-            return Ok(Some(
-                "what it denies needs a second node or an address outside (--external)".into(),
-            ));
+            return Ok(Some(NEEDS.into()));
         }
         Ok(None)
     }
@@ -306,6 +273,10 @@ impl<'a> Runner<'a> {
     }
 
     async fn probe(&self, name: &str, pod: &TestPod, specs: &[&ProbeSpec]) -> Result<Vec<Outcome>, String> {
+        if name == HERE {
+            let probes = specs.iter().map(|spec| probe::run(spec, PROBE));
+            return Ok(future::join_all(probes).await);
+        }
         let hold = specs.iter().filter_map(|spec| spec.hold_ms).max().unwrap_or(0);
         let texts: Vec<_> = specs
             .iter()
@@ -455,48 +426,4 @@ fn was_cut(held: Result<Vec<Outcome>, String>) -> Result<(), Failure> {
         Err(error) => error.clone(),
     };
     Err(failure("the connection was not cut", vec![seen]))
-}
-
-fn failure(message: &str, lines: Vec<String>) -> Failure {
-    let mut explanation = lines.join("\n");
-    if !explanation.is_empty() {
-        explanation.push('\n');
-    }
-    Failure {
-        message: message.into(),
-        explanation,
-    }
-}
-
-/// `from -> METHOD url [headers]: expected X, seen Y`
-fn line(trial: &Trial, outcome: &Outcome) -> String {
-    let method = trial.spec.method.as_ref().map(|method| format!("{method} "));
-    let headers: Vec<_> = trial
-        .spec
-        .headers
-        .iter()
-        .map(|(name, value)| format!(" {name}: {value}"))
-        .collect();
-    let seen = match outcome {
-        Outcome::Answered {
-            status: Some(status),
-            echo: Some(echo),
-        } => {
-            format!("status {status} to {}", echo.from)
-        }
-        Outcome::Answered {
-            status: Some(status), ..
-        } => format!("status {status}"),
-        Outcome::Answered { status: None, .. } => "an answer".into(),
-        Outcome::TimedOut => "silence".into(),
-        other => serde_json::to_string(other).unwrap_or_default(),
-    };
-    format!(
-        "{} -> {}{}{}: expected {}, seen {seen}",
-        trial.from,
-        method.unwrap_or_default(),
-        trial.spec.url,
-        headers.concat(),
-        trial.expect
-    )
 }

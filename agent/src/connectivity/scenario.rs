@@ -18,7 +18,7 @@ macro_rules! scenarios {
 }
 
 /// Names and texts, in the order in which they are tried.
-const FILES: [(&str, &str); 27] = scenarios![
+const FILES: [(&str, &str); 29] = scenarios![
     "no-policies",
     "networkpolicy-default-deny",
     "networkpolicy-pods",
@@ -29,6 +29,7 @@ const FILES: [(&str, &str); 27] = scenarios![
     "cilium-l4",
     "cilium-ports",
     "cilium-ingress-deny",
+    "cilium-no-default-deny",
     "cilium-egress",
     "cilium-egress-deny",
     "cilium-http",
@@ -39,6 +40,7 @@ const FILES: [(&str, &str); 27] = scenarios![
     "cilium-entities-egress",
     "cilium-entity-cluster",
     "cilium-entity-world",
+    "cilium-from-outside",
     "cilium-cidr",
     "cilium-cidr-group",
     "cilium-services",
@@ -84,9 +86,9 @@ pub struct Scenario {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// Pods of the test.
+    /// Pods of the test, or `here`: the command itself.
     pub from: Vec<String>,
-    /// URLs with a pod, `service`, `nodeport`, `headless`, `external` or `outside` for a host. `external` may be the API server, which
+    /// URLs with a pod, `service`, `nodeport`, `local-http`, `local-admin`, `headless`, `external` or `outside` for a host. `external` may be the API server, which
     /// counts as the cluster's as well as the world's, `outside` may not.
     pub to: Vec<String>,
     /// HTTP method.
@@ -197,14 +199,26 @@ fn read(name: &'static str, text: &str) -> Result<Scenario, ScenarioError> {
 mod tests {
     use control::object::{self, Decoded};
 
-    use super::super::deployment::PODS;
+    use super::super::deployment::HERE;
+    use super::super::pods::PODS;
     use super::super::probe::ProbeSpec;
     use super::*;
     use crate::cluster::documents;
 
+    const NAMES: [&str; 7] = [
+        "service",
+        "nodeport",
+        "local-http",
+        "local-admin",
+        "headless",
+        "external",
+        "outside",
+    ];
+
     #[test]
     fn every_scenario_can_be_read_and_names_pods_of_the_test() {
-        let pods: Vec<_> = PODS.iter().map(|pod| pod.name).collect();
+        let here = std::iter::once(HERE);
+        let pods: Vec<_> = PODS.iter().map(|pod| pod.name).chain(here).collect();
         for scenario in all().unwrap() {
             assert!(!scenario.checks.is_empty(), "{}", scenario.name);
             for check in &scenario.checks {
@@ -215,8 +229,7 @@ mod tests {
                     let port = if to.starts_with("icmp:") { "" } else { ":1" };
                     let host = to.split("://").nth(1).unwrap().split([':', '/']).next().unwrap();
                     assert!(
-                        pods.contains(&host)
-                            || ["service", "nodeport", "headless", "external", "outside"].contains(&host),
+                        pods.contains(&host) || NAMES.contains(&host),
                         "{}: {to}",
                         scenario.name
                     );
