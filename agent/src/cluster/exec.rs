@@ -8,6 +8,8 @@ use kube::api::AttachParams;
 use kube::{Api, Client};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::reason;
+
 /// Most that is kept of standard error, bytes: enough for what is wrong.
 const MOST_STDERR: u64 = 64 * 1024;
 
@@ -15,12 +17,12 @@ const MOST_STDERR: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// The API server or the kubelet refused.
-    #[error("cannot run a command in pod {pod}: {source}")]
+    #[error("cannot run a command in pod {pod}: {}", reason(error))]
     Api {
         /// The pod.
         pod: String,
         /// Why not.
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
     /// It did not end.
     #[error("the command in pod {pod} did not end within {} s", limit.as_secs())]
@@ -104,9 +106,9 @@ impl<'a> Exec<'a> {
             ..AttachParams::default()
         };
         let attached = api.exec(self.pod, command.iter().copied(), &parameters).await;
-        let mut process = attached.map_err(|source| ExecError::Api {
+        let mut process = attached.map_err(|error| ExecError::Api {
             pod: self.pod.into(),
-            source: Box::new(source),
+            error: Box::new(error),
         })?;
         let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
         let too_large = || ExecError::TooLarge {

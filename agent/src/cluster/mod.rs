@@ -53,20 +53,38 @@ pub enum ClusterError {
     #[error("no way to the API server: give --kubeconfig, or set KUBECONFIG ({0})")]
     Infer(#[source] InferConfigError),
     /// A request failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", reason(error))]
     Request {
         /// What was asked for.
         what: String,
         /// Why not.
-        source: Box<kube::Error>,
+        error: Box<kube::Error>,
     },
+}
+
+/// Why a request failed, in one line: the API server's own words, or the error with all its causes.
+#[must_use]
+pub fn reason(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Names what was asked for in the error of a request.
 pub fn asking(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ClusterError {
-    move |source| ClusterError::Request {
+    move |error| ClusterError::Request {
         what: what.into(),
-        source: Box::new(source),
+        error: Box::new(error),
     }
 }
 

@@ -67,12 +67,21 @@ pub(super) async fn run(args: &UninstallArgs) -> anyhow::Result<ExitCode> {
         }
     }
     if !is_complete {
+        let image = image_of(&cleanup);
         eprintln!(
-            "sluice: on nodes that were not cleaned pods stay cut off; run `sluice cleanup` there, or this again"
+            "sluice: on nodes that were not cleaned pods stay cut off; when they answer:\n  sluice uninstall --nodes-only --namespace {} --image {image}",
+            cluster.namespace()
         );
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The image of a DaemonSet's pods.
+fn image_of(pods: &DaemonSet) -> String {
+    let spec = pods.spec.template.spec.as_ref();
+    spec.and_then(|spec| spec.containers.first()?.image.clone())
+        .unwrap_or_else(|| "IMAGE".into())
 }
 
 fn is_of_helm(agents: &DaemonSet) -> bool {
@@ -84,10 +93,7 @@ fn is_of_helm(agents: &DaemonSet) -> bool {
 
 /// What to do first.
 fn refusal(agents: &DaemonSet, cluster: &Cluster) -> String {
-    let spec = agents.spec.template.spec.as_ref();
-    let image = spec
-        .and_then(|spec| spec.containers.first()?.image.clone())
-        .unwrap_or_else(|| "IMAGE".into());
+    let image = image_of(agents);
     let annotations = agents.metadata.annotations.as_ref();
     let release = annotations
         .and_then(|all| all.get("meta.helm.sh/release-name"))

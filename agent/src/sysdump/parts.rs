@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::{MOST_PART, redaction};
-use crate::cluster::{Cluster, Exec, ExecError, NAME, OPERATOR, policies};
+use crate::cluster::{Cluster, Exec, ExecError, NAME, OPERATOR, policies, reason};
 
 /// Port of the agents' metrics.
 const METRICS_PORT: u16 = 9964;
@@ -145,7 +145,9 @@ async fn own_pods(cluster: &Cluster) -> Result<Vec<Pod>, String> {
     let api: Api<Pod> = Api::namespaced(cluster.client(), cluster.namespace());
     let selector = format!("app.kubernetes.io/name in ({NAME},{OPERATOR})");
     let pods = api.list(&ListParams::default().labels(&selector)).await;
-    Ok(pods.map_err(|error| format!("pods of sluice: {error}"))?.items)
+    Ok(pods
+        .map_err(|error| format!("pods of sluice: {}", reason(&error)))?
+        .items)
 }
 
 fn of_pod(pod: &Pod, flows: u32) -> Vec<Part> {
@@ -212,10 +214,7 @@ impl Part {
         let client = cluster.client();
         match &self.source {
             Source::Version => {
-                let version = client
-                    .apiserver_version()
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let version = client.apiserver_version().await.map_err(|error| reason(&error))?;
                 let own =
                     json!({"sluice": env!("CARGO_PKG_VERSION"), "kubernetes": version, "url": cluster.url()});
                 Ok(pretty(&own))
@@ -234,10 +233,7 @@ impl Part {
                     timestamps: true,
                     ..LogParams::default()
                 };
-                let log = api
-                    .logs(pod, &parameters)
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let log = api.logs(pod, &parameters).await.map_err(|error| reason(&error))?;
                 Ok(redaction::text(&log).into_bytes())
             }
             Source::Command {
@@ -270,7 +266,7 @@ async fn list(client: &Client, resource: &ApiResource, namespace: Option<&str>) 
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
             api.list(&ListParams::default())
                 .await
-                .map_err(|error| error.to_string())?
+                .map_err(|error| reason(&error))?
                 .items
         }
         None => policies::list(client, resource)
@@ -291,7 +287,7 @@ async fn metrics(client: Client, namespace: &str, pod: &str) -> Result<Vec<u8>, 
     let mut forwarder = api
         .portforward(pod, &[METRICS_PORT])
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| reason(&error))?;
     let stream = forwarder.take_stream(METRICS_PORT).ok_or("no stream")?;
     let handshake = http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
