@@ -1,8 +1,14 @@
 //! The command line of `sluice`.
 
+mod cluster;
 mod cni;
 mod operator;
+mod connectivity;
 mod policy;
+mod preflight;
+mod status;
+mod sysdump;
+mod uninstall;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,15 +18,24 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use datapath::interface::MacAddr;
 use ipnet::IpNet;
 
+pub use self::cluster::AccessArgs;
 pub use self::cni::CniArgs;
 pub use self::operator::OperatorArgs;
+pub use self::connectivity::{ConnectivityCommand, ConnectivityTestArgs, ProbeArgs, ServeArgs};
 pub use self::policy::{
     CheckArgs, ClusterArgs, DecideArgs, ExplainArgs, ManifestArgs, MatrixArgs, MatrixOutput, PolicyCommand,
     PortProtocol, ProtocolError, TestArgs, parse_protocol,
 };
+pub use self::preflight::PreflightArgs;
+pub use self::status::StatusArgs;
+pub use self::sysdump::SysdumpArgs;
+pub use self::uninstall::UninstallArgs;
 use crate::capture::MAX_SNAPLEN;
 use crate::endpoint_registry::AuditMode;
 use crate::flow_record::FlowVerdict;
+
+/// Where the agent keeps its socket and state, unless told otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/sluice";
 
 /// Network policy at L3, L4 and L7 for the pods of a node, enforced inline: no sidecar, no proxy, no TCP termination.
 #[derive(Debug, Parser)]
@@ -44,7 +59,7 @@ Without root, without an agent:
 )]
 pub struct Cli {
     /// Where the agent keeps its socket and state; give client commands the agent's own.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/run/sluice")]
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
     /// What to do.
     #[command(subcommand)]
@@ -56,7 +71,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent of this node
     Agent(AgentArgs),
-    /// Show workers, endpoints, the policy revision and what is dropped why
+    /// Show the agent of this node, or the whole cluster: what is enforced, what is dropped why, what is missing
     Status(StatusArgs),
     /// Put pods' interfaces under policy, or take them out
     #[command(subcommand)]
@@ -68,10 +83,19 @@ pub enum Command {
     Policy(PolicyCommand),
     /// Write packets with their verdicts to a pcapng file
     Capture(CaptureArgs),
+    /// Try every kind of policy on the cluster
+    #[command(subcommand)]
+    Connectivity(ConnectivityCommand),
+    /// Say what would keep sluice from working on this node and in the cluster, and what to change
+    Preflight(PreflightArgs),
+    /// Write a file with what a bug report needs, without secrets
+    Sysdump(SysdumpArgs),
     /// Remove everything that sluice left on this node
     Cleanup(CleanupArgs),
     /// Run the operator of a cluster: it writes whether policies are valid into their status
     Operator(OperatorArgs),
+    /// Remove sluice from a cluster, and clean its nodes
+    Uninstall(UninstallArgs),
 }
 
 /// Form of output.
@@ -162,30 +186,6 @@ pub struct AgentArgs {
     /// CNI.
     #[command(flatten)]
     pub cni: CniArgs,
-}
-
-/// `sluice status`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Exit status: 0 when the agent answers, 1 when it does not, or with --wait does not become ready in time.
-
-Examples:
-  sluice status
-  sluice status --wait --timeout 60               block until every endpoint's policy is enforced
-  sluice status -o json | jq '.drops'")]
-pub struct StatusArgs {
-    /// Wait until the agent answers and is ready
-    #[arg(long)]
-    pub wait: bool,
-    /// Have the agent read its policies now, and wait until they are in force
-    #[arg(long, conflicts_with = "wait")]
-    pub sync: bool,
-    /// How long --wait waits, seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "wait")]
-    pub timeout: u64,
-    /// Form of output
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
 }
 
 /// `sluice endpoint`

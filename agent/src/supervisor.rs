@@ -248,6 +248,8 @@ impl Supervisor {
     /// Answers commands and follows control and the kernel until the process is told to end.
     async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) -> anyhow::Result<()> {
         let mut snapshots = self.control.snapshots();
+        // What was published while the node was prepared is news, too.
+        snapshots.mark_changed();
         let mut monitor = NodeMonitor::new()?;
         // The first tick is now.
         let mut ticks = tokio::time::interval(RECONCILE);

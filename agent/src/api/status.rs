@@ -1,5 +1,7 @@
 //! What `sluice status`, `sluice endpoint list` and `/metrics` show.
 
+use std::collections::BTreeMap;
+
 use policy::Direction;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,9 @@ pub struct SourceStatus {
     /// Objects that were refused, with file, line and field; the last good state of each stays enforced. Policies too large to be
     /// compiled, which deny everything.
     pub problems: Vec<String>,
+    /// How many objects of each kind are held.
+    #[serde(default)]
+    pub objects: BTreeMap<String, u64>,
     /// What is held of policies once they are compiled.
     #[serde(default)]
     pub compiled: CompiledSize,

@@ -118,7 +118,10 @@ impl Installation {
     }
 
     /// The list to write, and the name of the file that it is made of: the one that the runtime would take.
-    fn list(&self, dir: &Path) -> Result<(String, Vec<u8>), InstallationError> {
+    ///
+    /// # Errors
+    /// [`InstallationError`]
+    pub fn list(&self, dir: &Path) -> Result<(String, Vec<u8>), InstallationError> {
         for name in sources(dir)? {
             let path = dir.join(&name);
             let contents = match fs::read(&path) {

@@ -2,10 +2,14 @@
 
 pub mod capture;
 pub mod cleanup;
+pub mod connectivity;
 pub mod endpoint;
 pub mod flows;
 pub mod policy;
+pub mod preflight;
 pub mod status;
+pub mod sysdump;
+pub mod uninstall;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -28,8 +32,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Flows(args) => flows::run(run_dir, args).await,
         Command::Policy(command) => policy::run(run_dir, command).await,
         Command::Capture(args) => capture::run(run_dir, args).await,
+        Command::Connectivity(command) => connectivity::run(command).await,
+        Command::Preflight(args) => preflight::run(&args).await,
+        Command::Sysdump(args) => sysdump::run(&args).await,
         Command::Cleanup(args) => cleanup::run(run_dir, &args).await,
         Command::Operator(args) => crate::operator::run(args).await,
+        Command::Uninstall(args) => uninstall::run(&args).await,
     }
 }
 

@@ -135,6 +135,11 @@ impl Supervisor {
                     .chain(problems)
                     .chain(source.failures)
                     .collect(),
+                objects: source
+                    .objects
+                    .iter()
+                    .map(|(kind, objects)| ((*kind).to_owned(), count(*objects)))
+                    .collect(),
                 compiled,
             },
             workers: vec![WorkerStatus {

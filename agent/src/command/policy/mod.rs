@@ -3,7 +3,6 @@
 pub mod check;
 pub mod decide;
 pub mod explain;
-pub mod junit;
 pub mod manifests;
 pub mod matrix;
 pub mod test;

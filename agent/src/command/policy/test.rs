@@ -6,30 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use control::{Engine, ExplainError, Explanation, Outcome, Question};
 
-use super::junit;
 use super::manifests::{Manifests, located_line};
 use super::test_file::{self, Expectation};
 use crate::cli::TestArgs;
 use crate::command::print_line;
 use crate::explanation;
-
-/// A flow of an expectation.
-#[derive(Debug)]
-pub struct Case {
-    /// The expectation's name and, where it has several flows, which one.
-    pub name: String,
-    /// What is wrong; none if it holds.
-    pub failure: Option<Failure>,
-}
-
-/// An expectation that does not hold.
-#[derive(Debug)]
-pub struct Failure {
-    /// In one line.
-    pub message: String,
-    /// Why the flow is judged as it is.
-    pub explanation: String,
-}
+use crate::junit::{self, Case, Failure};
 
 pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let manifests = Manifests::read_valid(&args.manifests.manifests, &args.manifests.cluster)?;
@@ -69,7 +51,8 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     print_line(&format!("{} passed, {failed} failed", cases.len() - failed))?;
     if let Some(path) = &args.junit {
         let suite = args.tests.display().to_string();
-        let report = junit::report(&suite, &cases).context("cannot make the JUnit report")?;
+        let report =
+            junit::report("sluice policy test", &suite, &cases).context("cannot make the JUnit report")?;
         fs::write(path, report).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(if failed == 0 {
@@ -98,7 +81,11 @@ fn case(engine: &mut Engine<'_>, expectation: &Expectation, question: &Question)
             explanation: String::new(),
         }),
     };
-    Case { name, failure }
+    Case {
+        name,
+        failure,
+        skipped: None,
+    }
 }
 
 /// What is not as expected. Of a Service every backend must be: any of them may be chosen.

@@ -5,17 +5,40 @@ use std::io;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
-use super::test::Case;
+/// A test, or a flow of an expectation.
+#[derive(Debug)]
+pub struct Case {
+    /// Its name; where an expectation has several flows, which one.
+    pub name: String,
+    /// What is wrong; none if it holds.
+    pub failure: Option<Failure>,
+    /// Why it was not made, if it was not.
+    pub skipped: Option<String>,
+}
 
-/// A report of one suite.
+/// A test that did not pass.
+#[derive(Debug)]
+pub struct Failure {
+    /// In one line.
+    pub message: String,
+    /// Why.
+    pub explanation: String,
+}
+
+/// A report of the one suite that `command` ran.
 ///
 /// # Errors
 /// None but those of the XML writer, which writes to memory.
-pub fn report(suite: &str, cases: &[Case]) -> io::Result<Vec<u8>> {
+pub fn report(command: &str, suite: &str, cases: &[Case]) -> io::Result<Vec<u8>> {
     let tests = cases.len().to_string();
     let failures = cases
         .iter()
         .filter(|case| case.failure.is_some())
+        .count()
+        .to_string();
+    let skipped = cases
+        .iter()
+        .filter(|case| case.skipped.is_some())
         .count()
         .to_string();
     let suite = printable(suite);
@@ -25,10 +48,11 @@ pub fn report(suite: &str, cases: &[Case]) -> io::Result<Vec<u8>> {
         ("tests", tests.as_str()),
         ("failures", failures.as_str()),
         ("errors", "0"),
+        ("skipped", skipped.as_str()),
     ];
     writer
         .create_element("testsuites")
-        .with_attributes([("name", "sluice policy test")])
+        .with_attributes([("name", command)])
         .with_attributes(counts)
         .write_inner_content(|writer| {
             writer
@@ -50,9 +74,16 @@ fn write_case(writer: &mut Writer<Vec<u8>>, suite: &str, case: &Case) -> io::Res
     let element = writer
         .create_element("testcase")
         .with_attributes([("name", name.as_str()), ("classname", suite)]);
-    match &case.failure {
-        None => element.write_empty()?,
-        Some(failure) => element.write_inner_content(|writer| {
+    match (&case.failure, &case.skipped) {
+        (None, Some(reason)) => element.write_inner_content(|writer| {
+            let skipped = writer.create_element("skipped");
+            skipped
+                .with_attribute(("message", printable(reason).as_str()))
+                .write_empty()?;
+            Ok(())
+        })?,
+        (None, None) => element.write_empty()?,
+        (Some(failure), _) => element.write_inner_content(|writer| {
             let message = printable(&failure.message);
             writer
                 .create_element("failure")
@@ -76,7 +107,6 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::policy::test::Failure;
 
     #[test]
     fn names_from_users_cannot_break_out_of_the_report() {
@@ -86,8 +116,9 @@ mod tests {
                 message: "<&\">".into(),
                 explanation: "]]></failure>".into(),
             }),
+            skipped: None,
         };
-        let text = String::from_utf8(report("s", &[case]).unwrap()).unwrap();
+        let text = String::from_utf8(report("sluice", "s", &[case]).unwrap()).unwrap();
         assert!(
             !text.contains("<x") && !text.contains('\u{1}') && !text.contains("]]></failure></failure>"),
             "{text}"

@@ -1,7 +1,9 @@
 //! `sluice status`
 
+mod cluster;
+
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,14 +11,21 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use super::{print_json, print_line, table};
-use crate::api::{Client, ClientError, Reply, Request, Status};
-use crate::cli::{Output, StatusArgs};
+use crate::api::{Client, ClientError, Reply, Request, SOCKET_NAME, Status};
+use crate::cli::{DEFAULT_RUN_DIR, Output, StatusArgs};
+
+/// How long `--wait` waits for the agent, seconds.
+const TIMEOUT: u64 = 30;
 
 /// How often `--wait` asks.
 const POLL: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    if wants_cluster(run_dir, args) {
+        return cluster::run(args).await;
+    }
+    let timeout = args.timeout.unwrap_or(TIMEOUT);
+    let deadline = Instant::now() + Duration::from_secs(timeout);
     let status = loop {
         let answer = ask(run_dir, args.sync).await;
         let is_final = match &answer {
@@ -33,13 +42,23 @@ pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<Exi
         Output::Json => print_json(&status)?,
     };
     if args.wait && !status.is_ready {
-        bail!(
-            "not ready after {} s: {}",
-            args.timeout,
-            status.waits_for.join("; ")
-        );
+        bail!("not ready after {timeout} s: {}", status.waits_for.join("; "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the cluster is meant, and not an agent of this machine.
+fn wants_cluster(run_dir: &Path, args: &StatusArgs) -> bool {
+    let is_asked_for = args.cluster || args.access.is_given();
+    // A run directory that was named is an agent's.
+    let is_nowhere = run_dir == Path::new(DEFAULT_RUN_DIR) && !run_dir.join(SOCKET_NAME).exists();
+    is_asked_for || (is_nowhere && !args.sync && has_kubeconfig())
+}
+
+fn has_kubeconfig() -> bool {
+    let is_file = |path: PathBuf| path.is_file();
+    std::env::var_os("KUBECONFIG").is_some_and(|paths| !paths.is_empty())
+        || std::env::var_os("HOME").is_some_and(|home| is_file(Path::new(&home).join(".kube/config")))
 }
 
 async fn ask(run_dir: &Path, synchronise: bool) -> Result<Status, ClientError> {
