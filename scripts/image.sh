@@ -20,14 +20,16 @@ Builds the image (default sluice:dev) and writes it as target/image/image.tar, a
   --tag      name and tag
   --binary   a built sluice [default: build a release]
   --plugin   a built sluice-cni, linked statically [default: build a release]
+
+Environment: SLUICE_BIN, SLUICE_CNI_BIN (as --binary and --plugin).
 USAGE
 }
 
 say() { printf 'image: %s\n' "$*"; }
 die() { printf 'image: error: %s\n' "$*" >&2; exit 1; }
 
-BINARY=
-PLUGIN=
+BINARY=${SLUICE_BIN-}
+PLUGIN=${SLUICE_CNI_BIN-}
 while (($#)); do
   case $1 in
     --tag) IMAGE=${2:?--tag needs a name}; shift 2 ;;
