@@ -40,6 +40,8 @@ MAX_NODES=9
 . "$SCRIPTS/cluster/helm.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/images.sh
 . "$SCRIPTS/cluster/images.sh"
+# shellcheck source-path=SCRIPTDIR source=cluster/article_image.sh
+. "$SCRIPTS/cluster/article_image.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/components.sh
 . "$SCRIPTS/cluster/components.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/certificates.sh
@@ -52,12 +54,14 @@ MAX_NODES=9
 . "$SCRIPTS/cluster/node.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/selftest.sh
 . "$SCRIPTS/cluster/selftest.sh"
+# shellcheck source-path=SCRIPTDIR source=cluster/sluice.sh
+. "$SCRIPTS/cluster/sluice.sh"
 
 usage() {
   cat <<'USAGE'
 Usage: scripts/cluster.sh COMMAND
 
-  setup                           install the Debian packages that it needs, and say whether Go is new enough
+  setup                           install the Debian packages that it needs; fetch Go into target/cluster/go unless the machine's is new enough
   build [--suite | --cluster-network-policy | --helm]
                                   build the programs and images that `up` needs; nothing if they are up to date. With an
                                   option a suite instead, as scripts/conformance.sh does: Kubernetes' own, or that of
@@ -68,13 +72,21 @@ Usage: scripts/cluster.sh COMMAND
   status                          what runs
   stop COMPONENT [SIGNAL]         end one (default: TERM), for tests of what happens without it; pods live on without kubelet
   start COMPONENT                 start it again, as it was
-  logs [COMPONENT [-f]]           the last lines of every component's log, or all of one's
+  node stop NODE                  end a node with all that runs on it, without a word to anybody
+  node start NODE                 start it again, as a machine after its reboot
+  logs [COMPONENT [-f]]           the last lines of every component's log, or all of one's; `audit`: the API server's audit log
   selftest                        pods on all nodes reach each other, Services, names and node ports; prints each step
+
+  install [IMAGE.SH'S OPTIONS]    build the agent's image, load it and the article's, and install sluice
+  demo                            play the article "Mastering Cilium Network Policies" with kubectl: set up, build, start a
+                                  cluster, install, each step with its expected and its seen outcome; then remove all of it,
+                                  but not a cluster that was up. Environment: as of scripts/image.sh
 
   kubectl ARGS...                 kubectl as the cluster's administrator
   helm ARGS...                    helm as the cluster's administrator; builds it first
   load IMAGE_ARCHIVE...           put images into every node's containerd (docker or OCI archive); pods name them with
                                   imagePullPolicy IfNotPresent or Never: there is no registry
+  article-image                   print the archive of the image of kind-config/article-local, built if it is not up to date
   kubeconfig                      print the path of the administrator's kubeconfig, for use in control-exec
   control-exec -- CMD...          run a command beside the API server (198.51.100.1)
   node-exec NODE -- CMD...        run a command on a node (node1 is 198.51.100.11), in its namespaces
@@ -103,7 +115,7 @@ in_netns() {
 require_root() { ((EUID == 0)) || die "namespaces, cgroups and mounts need root"; }
 require_up() { [[ -e $CLUSTER_DIR/up ]] || die "the cluster is not up; run: scripts/cluster.sh up"; }
 
-# Commands that change the cluster exclude each other. Background processes must not inherit descriptor 9.
+# Commands that change the cluster exclude each other. Components do not inherit descriptor 9.
 lock() {
   exec 9>"/run/$CLUSTER.lock"
   flock -w 60 9 || die "another cluster.sh is busy for over 60 s"
@@ -276,10 +288,14 @@ main() {
     status) cluster_status ;;
     logs) require_up; cluster_logs "$@" ;;
     stop | start) require_up; lock; component_command "$command" "$@" ;;
+    node) require_up; lock; node_command "$@" ;;
+    install) require_up; require_root; sluice_install "$@" ;;
+    demo) require_root; sluice_demo "$@" ;;
     selftest) require_up; selftest ;;
     kubectl) require_up; kubectl_admin "$@" ;;
     helm) require_up; build_helm; helm_admin "$@" ;;
     load) require_up; (($#)) || die "load IMAGE_ARCHIVE..."; images_load "$@" ;;
+    article-image) require_root; lock; article_image ;;
     kubeconfig) require_up; printf '%s\n' "$KUBECONFIGS/admin" ;;
     control-exec) require_up; run_in "$CONTROL_NS" "$@" ;;
     outside-exec) require_up; run_in "$OUT_NS" "$@" ;;

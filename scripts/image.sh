@@ -21,14 +21,16 @@ Builds the image (default sluice:dev) and writes it as target/image/image.tar, a
   --binary   a built sluice [default: build a release]
   --plugin   a built sluice-cni, linked statically [default: build a release]
   --rootfs   write the image's files to this new folder and build no image: what deploy/Dockerfile does where docker builds it
+
+Environment: SLUICE_BIN, SLUICE_CNI_BIN (as --binary and --plugin).
 USAGE
 }
 
 say() { printf 'image: %s\n' "$*"; }
 die() { printf 'image: error: %s\n' "$*" >&2; exit 1; }
 
-BINARY=
-PLUGIN=
+BINARY=${SLUICE_BIN-}
+PLUGIN=${SLUICE_CNI_BIN-}
 ROOTFS=
 while (($#)); do
   case $1 in

@@ -14,7 +14,7 @@ LAB_PACKAGES=(
   python3-flask python3-prometheus-client python3-psycopg2 tcpdump util-linux wrk
 )
 TEST_PACKAGES=(shellcheck)
-CLUSTER_PACKAGES=(buildah busybox-static conntrack containernetworking-plugins iptables openssl)
+CLUSTER_PACKAGES=(buildah busybox-static conntrack containernetworking-plugins debootstrap iptables openssl)
 
 usage() {
   cat <<'USAGE'
@@ -22,7 +22,7 @@ Usage: scripts/setup.sh [--ebpf] [--cluster]
 
 Installs the Debian packages that building sluice, its tests, lab and demo need, and Rust if there is none.
   --ebpf      also install the eBPF toolchain (only needed to change the program in xdp-redirect)
-  --cluster   also install what scripts/cluster.sh needs (a real Kubernetes for tests), but for Go
+  --cluster   also install what scripts/cluster.sh needs (a real Kubernetes for tests), but for Go, which it fetches
 USAGE
 }
 

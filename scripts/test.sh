@@ -17,10 +17,11 @@ LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/test-logs
 
 usage() {
   cat <<'USAGE'
-Usage: scripts/test.sh [--quick]
+Usage: scripts/test.sh [--quick | --cluster]
 
-Runs all tests (about 20 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
-  --quick   leave out what needs root: nothing is installed and no network namespace is made
+Runs all tests (about 35 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
+  --quick     leave out what needs root: nothing is installed and no network namespace is made
+  --cluster   only those on a real Kubernetes (scripts/cluster.sh), which is started for them and removed
 
 Logs: target/test-logs. Environment: SLUICE_BIN (a built sluice for the end-to-end tests: no release build then).
 USAGE
@@ -102,15 +103,27 @@ run_tests() {
     step release cargo build --locked --release -p sluice -p sluice-cni
   fi
   for name in $(test_programs sluice-e2e); do
-    step "e2e-$name" cargo_test --test "$name"
+    [[ $name == kubernetes ]] || step "e2e-$name" cargo_test --test "$name"
   done
+  run_cluster_tests
+}
+
+# With a cluster of its own, so that one that is up for other work stays as it is.
+run_cluster_tests() {
+  export SLUICE_REQUIRE_ROOT=1 SLUICE_CLUSTER=sluice-test
+  step cluster-build scripts/cluster.sh build
+  step cluster-up scripts/cluster.sh up --nodes 2
+  step cluster-install scripts/cluster.sh install --binary "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}"
+  SLUICE_CLUSTER_DRIVER=cluster step kubernetes cargo_test --test kubernetes
+  step cluster-down scripts/cluster.sh down
 }
 
 main() {
-  local quick=0
+  local quick=0 cluster=0
   while (($#)); do
     case $1 in
       --quick) quick=1 ;;
+      --cluster) cluster=1 ;;
       -h | --help) usage; return ;;
       *) usage >&2; die "unknown argument: $1" ;;
     esac
@@ -119,10 +132,16 @@ main() {
   if ((!quick)); then
     ((EUID == 0)) || die "network namespaces, AF_XDP and BPF need root; without it: scripts/test.sh --quick"
     scripts/setup.sh
+    scripts/cluster.sh setup
   fi
   rm -rf "$LOGS"
   mkdir -p "$LOGS"
-  run_tests "$quick"
+  if ((cluster)); then
+    [[ -n ${SLUICE_BIN-} ]] || step release cargo build --locked --release -p sluice -p sluice-cni
+    run_cluster_tests
+  else
+    run_tests "$quick"
+  fi
   say "Summary"
   printf '%s\n' "${SUMMARY[@]}"
   printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"

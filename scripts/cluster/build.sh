@@ -5,20 +5,62 @@ KUBERNETES_PROGRAMS=(etcd kube-apiserver kube-controller-manager kube-scheduler 
 
 kubernetes_version() { sed -n 's/^\tk8s\.io\/kubernetes \(v[0-9.]*\)$/\1/p' "$MODULE/go.mod"; }
 
-# Prints Go's version as it is inside the module, where GOTOOLCHAIN may have fetched a newer one; dies if it is too old.
+GO_DIR=$BUILD_DIR/go
+
+go_needed() { sed -n 's/^go //p' "$MODULE/go.mod"; }
+
+# Prints Go's version as it is inside the module, where GOTOOLCHAIN may have fetched a newer one; fails if it is too old.
+go_installed() { command -v go >/dev/null && (cd "$MODULE" && go env GOVERSION) 2>/dev/null; }
+
+# Puts first in PATH the Go that `setup` fetched, unless the machine's own is new enough.
+go_select() {
+  if ! go_installed >/dev/null && [[ -x $GO_DIR/bin/go ]]; then PATH=$GO_DIR/bin:$PATH; fi
+}
+
 go_version() {
-  local needed
-  needed=$(sed -n 's/^go //p' "$MODULE/go.mod")
-  command -v go >/dev/null ||
-    die "no go; Kubernetes $(kubernetes_version) needs Go $needed, newer than Debian 12 and 13 have: https://go.dev/dl"
-  (cd "$MODULE" && go env GOVERSION) ||
-    die "$(cd / && go version) is too old: Kubernetes $(kubernetes_version) needs Go $needed. Debian 12 has 1.19 and" \
-      "Debian 13 has 1.24; get it from https://go.dev/dl, or let a Go of at least 1.21 fetch it: GOTOOLCHAIN=auto"
+  go_select
+  go_installed || die "no Go $(go_needed), which Kubernetes $(kubernetes_version) needs; run: scripts/cluster.sh setup"
+}
+
+# Fetches Go into target/cluster/go. The machine's distribution has one that is too old to build Kubernetes, but can
+# fetch a newer one as a module, proven by the checksum database; it is unpacked for that, not installed.
+go_fetch() {
+  local package release scratch architecture toolchain
+  package=$(apt-cache depends golang-go | sed -n 's/^ *Depends: \(golang-[0-9.]*-go\)$/\1/p')
+  [[ -n $package ]] || die "no package golang-go to fetch Go with; get Go $(go_needed) from https://go.dev/dl"
+  architecture=$(dpkg --print-architecture)
+  toolchain=golang.org/toolchain@v0.0.1-go$(go_needed).linux-$architecture
+  say "fetching Go $(go_needed) with Debian's $package"
+  mkdir -p "$BUILD_DIR"
+  scratch=$(mktemp -d "$BUILD_DIR/go.XXXXXX")
+  (
+    cd "$scratch"
+    # _apt may not write here, of which it warns.
+    apt-get download -q "$package" >log 2>&1 || { apt-get update -qq && apt-get download -q "$package" >>log 2>&1; } || {
+      tail -n 3 log >&2
+      exit 1
+    }
+    dpkg-deb -x "$package"_*.deb .
+    printf 'module fetch\n' >go.mod
+    release=${package//[!0-9.]/}
+    GOROOT=$scratch/usr/lib/go-$release GOMODCACHE=$scratch/modules GOCACHE=$scratch/cache GOFLAGS=-modcacherw \
+      "$scratch/usr/lib/go-$release/bin/go" mod download "$toolchain"
+    # A module's archive has no modes.
+    find "modules/$toolchain/bin" "modules/$toolchain/pkg/tool" -type f -exec chmod 755 {} +
+  ) || {
+    rm -rf "$scratch"
+    die "Go $(go_needed) cannot be fetched; get it from https://go.dev/dl"
+  }
+  rm -rf "$GO_DIR"
+  mv "$scratch/modules/$toolchain" "$GO_DIR"
+  rm -rf "$scratch"
 }
 
 cluster_setup() {
-  "$SCRIPTS/setup.sh" --cluster
   local version
+  "$SCRIPTS/setup.sh" --cluster
+  go_select
+  go_installed >/dev/null || go_fetch
   version=$(go_version) || exit 1
   say "$version builds the cluster's programs"
 }
@@ -34,6 +76,7 @@ programs_stamp() {
 }
 
 go_build() {
+  go_select
   (cd "$MODULE" && CGO_ENABLED=0 go "$@") || die "go $1 failed in $MODULE"
 }
 

@@ -8,10 +8,23 @@ component_start() {
   shift
   printf '%s\0' "$@" >"$CLUSTER_DIR/commands/$name"
   # In a session of its own: `$!` is then the command's pid and its group's, and no terminal's Ctrl-C reaches it.
-  (exec setsid -- "$@") >>"$LOGS/$name.log" 2>&1 </dev/null 9>&- &
+  (
+    close_inherited
+    exec setsid -- "$@"
+  ) >>"$LOGS/$name.log" 2>&1 </dev/null &
   # Nothing of it is kept, so nobody has to end in order.
   record_process "$CLUSTER_DIR/procs/$name" "$!" KILL
   disown
+}
+
+# Closes all descriptors but the standard ones: whoever waits for a lock, or for the end of a pipe, that cluster.sh was started with
+# would otherwise wait for the component's end.
+close_inherited() {
+  local descriptor
+  for descriptor in "/proc/$BASHPID/fd"/*; do
+    descriptor=${descriptor##*/}
+    ((descriptor <= 2)) || eval "exec $descriptor>&-"
+  done
 }
 
 # The pid of component $1 itself. On a node, its record is of the `nsenter` that waits for it outside of the PID namespace.

@@ -26,6 +26,7 @@ control_plane_start() {
     --service-account-signing-key-file "$CERTIFICATES/service-account.key" \
     --kubelet-client-certificate "$CERTIFICATES/apiserver-kubelet.crt" \
     --kubelet-client-key "$CERTIFICATES/apiserver-kubelet.key" --kubelet-preferred-address-types InternalIP \
+    --audit-policy-file "$SCRIPTS/cluster/audit_policy.yaml" --audit-log-path "$LOGS/audit.log" \
     --profiling=false
   wait_for 90 kube-apiserver "the API server is ready" kubectl_admin get --raw /readyz
   control_component kube-controller-manager --kubeconfig "$KUBECONFIGS/controller-manager" \

@@ -11,6 +11,7 @@ image_reference() {
     pause) printf 'registry.k8s.io/pause:3.10.2\n' ;;
     agnhost) printf 'registry.k8s.io/e2e-test-images/agnhost:2.63.0\n' ;;
     coredns) printf 'registry.k8s.io/coredns/coredns:v%s\n' "$(coredns_version)" ;;
+    article) printf '%s\n' "$ARTICLE_IMAGE" ;;
   esac
 }
 
@@ -31,7 +32,7 @@ build_images() {
   mkdir -p "$IMAGES"
   for name in "${IMAGE_NAMES[@]}"; do
     say "building image $(image_reference "$name")"
-    build_image "$name"
+    build_image "$name" "$IMAGES"
   done
   printf '%s\n' "$stamp" >"$IMAGES/stamp"
 }
@@ -75,13 +76,14 @@ stage_image() {
       cp "$BIN/coredns" "$root/coredns"
       printf 'ENTRYPOINT ["/coredns"]\n'
       ;;
+    article) stage_article "$root" ;;
   esac
 }
 
-# Builds image $1. buildah works in a directory of its own, so that the machine's images are left alone.
+# Builds image $1 into directory $2. buildah works in a directory of its own, so that the machine's images are left alone.
 build_image() {
-  local name=$1 scratch status=0
-  scratch=$(mktemp -d "$IMAGES/XXXXXX")
+  local name=$1 directory=$2 scratch status=0
+  scratch=$(mktemp -d "$directory/XXXXXX")
   mkdir -p "$scratch/context/root"
   # Networks are not used, but looked for, and by default in the machine's /etc/cni, which is created for it.
   printf '[network]\nnetwork_config_dir = "%s/networks"\n' "$scratch" >"$scratch/containers.conf"
@@ -91,7 +93,7 @@ build_image() {
   } >"$scratch/context/Dockerfile"
   {
     run_buildah "$scratch" bud --isolation chroot -t "$name" "$scratch/context" &&
-      run_buildah "$scratch" push "$name" "docker-archive:$IMAGES/$name.tar:$(image_reference "$name")"
+      run_buildah "$scratch" push "$name" "docker-archive:$directory/$name.tar:$(image_reference "$name")"
   } >"$scratch/log" 2>&1 || status=$?
   if ((status)); then
     tail -n 20 "$scratch/log" >&2

@@ -28,7 +28,7 @@ attach() {
 }
 
 network_up() {
-  local node netns
+  local node
   prepare_netns "$CONTROL_NS"
   ip -n "$CONTROL_NS" link add underlay type bridge stp_state 0 mcast_snooping 0
   ip -n "$CONTROL_NS" addr add "$CONTROL_IP4/24" dev underlay
@@ -37,15 +37,26 @@ network_up() {
   prepare_netns "$OUT_NS"
   attach "$OUT_NS" outside "$OUT_IP4" "$OUT_IP6"
   for node in $(node_names "$1"); do
-    netns=$(node_netns "$node")
-    prepare_netns "$netns"
-    in_netns "$netns" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
-      net.ipv6.conf.default.forwarding=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1
-    attach "$netns" "$node" "$(node_ip4 "$node")" "$(node_ip6 "$node")"
-    # The rest of the world is behind the outside client, whatever addresses a test gives it.
-    ip -n "$netns" route add default via "$OUT_IP4"
-    ip -n "$netns" -6 route add default via "$OUT_IP6"
+    network_add_node "$node"
   done
+}
+
+network_add_node() {
+  local node=$1 netns
+  netns=$(node_netns "$node")
+  prepare_netns "$netns"
+  in_netns "$netns" sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
+    net.ipv6.conf.default.forwarding=1 net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1
+  attach "$netns" "$node" "$(node_ip4 "$node")" "$(node_ip6 "$node")"
+  # The rest of the world is behind the outside client, whatever addresses a test gives it.
+  ip -n "$netns" route add default via "$OUT_IP4"
+  ip -n "$netns" -6 route add default via "$OUT_IP6"
+}
+
+# What ends with the node's power: links, routes, rules, the kernel's tables.
+network_remove_node() {
+  ip -n "$CONTROL_NS" link del "$1" 2>/dev/null || true
+  ip netns del "$(node_netns "$1")"
 }
 
 # network_route_pods NODE CIDR...: everybody else's routes to the node's pods. As nothing masquerades, the control plane and the

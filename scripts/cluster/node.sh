@@ -39,15 +39,23 @@ node_component() {
   component_start "$node-$name" nsenter --target "$pid" --mount --uts --net --pid -- "$@"
 }
 
-# Runs in the node's namespaces as PID 1; see there.
+# A new node.
 node_start() {
-  local node=$1 directory path pid
+  local node=$1 directory path
   directory=$(node_directory "$node")
   for path in "${NODE_PATHS[@]}"; do
     mkdir -p "$directory/files$path"
   done
   node_make_cgroups "$CLUSTER-$node"
   node_write_configuration "$node"
+  node_boot "$node"
+}
+
+# Starts init, which gives the node its namespaces (see there), and containerd.
+node_boot() {
+  local node=$1 directory pid
+  directory=$(node_directory "$node")
+  rm -f "$directory/ready"
   component_start "$node" nsenter --net="/run/netns/$(node_netns "$node")" -- \
     unshare --mount --uts --pid --fork --kill-child --mount-proc --propagation private -- \
     bash "$SCRIPTS/cluster/node_init.sh" "$node" "$DATA_DIR" "${NODE_PATHS[@]}"
@@ -159,8 +167,18 @@ node_join() {
   mkdir -p "$directory/files/opt/cni/bin" "$directory/files/etc/cni/net.d"
   cp /usr/lib/cni/{host-local,loopback,portmap,ptp} "$directory/files/opt/cni/bin/"
   make_kubeconfig "$node" "/O=system:nodes/CN=system:node:$node"
+  node_kubelet "$node"
+}
+
+node_kubelet() {
+  local node=$1 directory
+  directory=$(node_directory "$node")
   node_component "$node" kubelet "$BIN/kubelet" --config "$directory/kubelet.yaml" --kubeconfig "$KUBECONFIGS/$node" \
     --hostname-override "$node" --node-ip "$(node_ip4 "$node"),$(node_ip6 "$node")" --cert-dir /var/lib/kubelet/pki
+}
+
+node_kube_proxy() {
+  node_component "$1" kube-proxy "$BIN/kube-proxy" --config "$(node_directory "$1")/kube-proxy.yaml"
 }
 
 node_pod_cidrs() { kubectl_admin get node "$1" -o jsonpath='{.spec.podCIDRs[*]}' | grep .; }
@@ -175,7 +193,7 @@ node_finish() {
   node_write_cni "$directory" "${cidrs[@]}"
   if [[ $kube_proxy != none ]]; then
     printf 'mode: %s\n' "$kube_proxy" >>"$directory/kube-proxy.yaml"
-    node_component "$node" kube-proxy "$BIN/kube-proxy" --config "$directory/kube-proxy.yaml"
+    node_kube_proxy "$node"
     wait_for 60 "$node-kube-proxy" "$node: kube-proxy is healthy" \
       in_netns "$(node_netns "$node")" curl -sf -m 2 http://127.0.0.1:10256/healthz
   fi
@@ -211,6 +229,40 @@ node_write_cni() {
 }
 JSON
   mv "$configuration/10-cluster.new" "$configuration/10-cluster.conflist"
+}
+
+# Everybody else's pod networks, for a node that has lost its routes.
+node_restore_routes() {
+  local node=$1 other cidrs
+  for other in $(running_nodes); do
+    [[ $other != "$node" ]] || continue
+    read -r -a cidrs < <(node_pod_cidrs "$other")
+    network_route_pods "$other" "${cidrs[@]}"
+  done
+}
+
+node_command() {
+  local verb=${1-} node=${2-} directory
+  directory=$(node_directory "$node")
+  [[ -n $node && -d $directory ]] || die "no node '$node'; there are: $(cd "$DATA_DIR/nodes" && echo *)"
+  case $verb in
+    stop)
+      [[ -e $CLUSTER_DIR/nodes/$node.init ]] || die "$node does not run"
+      node_stop "$node"
+      network_remove_node "$node"
+      ;;
+    start)
+      [[ ! -e $CLUSTER_DIR/nodes/$node.init ]] || die "$node runs already"
+      network_add_node "$node"
+      node_boot "$node"
+      node_restore_routes "$node"
+      wait_for 30 "$node-containerd" "$node: containerd answers" \
+        in_node "$node" ctr --address /run/containerd/containerd.sock version
+      node_kubelet "$node"
+      [[ ! -e $CLUSTER_DIR/commands/$node-kube-proxy ]] || node_kube_proxy "$node"
+      ;;
+    *) usage >&2; die "node stop|start NODE" ;;
+  esac
 }
 
 # Ends node $1 and all that runs on it. Init is a zombie, and so over, only after every other process of its PID namespace.

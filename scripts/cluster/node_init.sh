@@ -28,7 +28,7 @@ for parent in /etc /opt; do
   mount -t overlay -o "lowerdir=$parent,upperdir=$directory/upper$parent,workdir=$directory/work$parent" overlay "$parent"
 done
 # Not an overlay: $data is below it, and must not be below its own lower directory.
-mkdir "$directory/var-lib"
+mkdir -p "$directory/var-lib"
 mount -t tmpfs -o mode=755 tmpfs "$directory/var-lib"
 mkdir "$directory/var-lib/${data##*/}"
 mount --bind "$data" "$directory/var-lib/${data##*/}"

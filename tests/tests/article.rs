@@ -92,8 +92,8 @@ impl Bed for Article {
         Ok(bed)
     }
 
-    fn lab(&self) -> &Lab {
-        &self.lab
+    fn log(&self) -> String {
+        self.lab.agent_log()
     }
 }
 

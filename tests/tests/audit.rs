@@ -52,8 +52,8 @@ impl Bed for Audit {
         })
     }
 
-    fn lab(&self) -> &Lab {
-        &self.lab
+    fn log(&self) -> String {
+        self.lab.agent_log()
     }
 }
 

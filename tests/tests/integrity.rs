@@ -124,8 +124,8 @@ impl Bed for Integrity {
         })
     }
 
-    fn lab(&self) -> &Lab {
-        &self.lab
+    fn log(&self) -> String {
+        self.lab.agent_log()
     }
 }
 

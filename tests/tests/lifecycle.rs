@@ -73,8 +73,8 @@ impl Bed for Lifecycle {
         })
     }
 
-    fn lab(&self) -> &Lab {
-        &self.lab
+    fn log(&self) -> String {
+        self.lab.agent_log()
     }
 }
 

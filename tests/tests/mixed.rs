@@ -16,8 +16,8 @@ impl Bed for Mixed {
         Ok(Self(lab))
     }
 
-    fn lab(&self) -> &Lab {
-        &self.0
+    fn log(&self) -> String {
+        self.0.agent_log()
     }
 }
 
