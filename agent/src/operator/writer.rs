@@ -213,6 +213,8 @@ impl Writer {
                 self.apply(kind, &object);
             }
             Observed::Deleted(key) => self.delete(&key),
+            // Only agents ask for single objects.
+            Observed::Fetched(..) => {}
             Observed::Failed(error) => {
                 self.metrics.failed(Action::Watch);
                 let now = Instant::now();
