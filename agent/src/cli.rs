@@ -176,6 +176,10 @@ pub struct AgentArgs {
     /// What to tune the ends of pods' veths for: bulk throughput, or short requests and few cores
     #[arg(long, value_enum, default_value_t = PodTuning::Throughput)]
     pub pod_tuning: PodTuning,
+    /// Serve ClusterIPs to the node's own processes, too, on a node without kube-proxy; needs `nft`. NodePorts and load balancers are not
+    /// served to the outside
+    #[arg(long)]
+    pub kube_proxy_replacement: bool,
     /// Forward what policy denies and report it with verdict AUDIT; `sluice endpoint config` decides for single pods
     #[arg(long)]
     pub policy_audit_mode: bool,

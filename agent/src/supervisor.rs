@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use control::{ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig, LocalEndpoint};
 use datapath::graph::GraphConfig;
-use policy::{EndpointKey, PodName, Slot, Snapshot};
+use policy::{EndpointKey, Frontend, PodName, Slot, Snapshot};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
@@ -118,6 +118,8 @@ struct Supervisor {
     audit: bool,
     /// `--exclude-namespace`.
     excluded: BTreeSet<String>,
+    /// `--kube-proxy-replacement`.
+    kube_proxy_replacement: bool,
     state: AgentState,
     registry: EndpointRegistry,
     reconciler: Reconciler,
@@ -127,6 +129,8 @@ struct Supervisor {
     warnings: BTreeMap<Slot, Vec<String>>,
     node_warnings: Vec<String>,
     repairs: u64,
+    /// ClusterIPs that the last pass over the node's state led to the worker.
+    served: BTreeSet<IpAddr>,
     runtime: Runtime,
 }
 
@@ -147,7 +151,10 @@ impl Supervisor {
         let config = DataplaneConfig {
             frames: args.umem_frames,
             spin: Duration::from_micros(u64::from(args.spin_us)),
-            graph: GraphConfig::default(),
+            graph: GraphConfig {
+                translate_host: args.kube_proxy_replacement,
+                ..GraphConfig::default()
+            },
         };
         let dataplane = block_in_place(|| Dataplane::start(&args.bpffs, &config))?;
         let node_name = match &args.node_name {
@@ -187,6 +194,7 @@ impl Supervisor {
             pod_tuning: args.pod_tuning,
             audit: args.policy_audit_mode,
             excluded: args.excluded_namespaces.iter().cloned().collect(),
+            kube_proxy_replacement: args.kube_proxy_replacement,
             state,
             registry,
             reconciler,
@@ -196,6 +204,7 @@ impl Supervisor {
             warnings: BTreeMap::new(),
             node_warnings: Vec::new(),
             repairs: 0,
+            served: BTreeSet::new(),
             runtime: Runtime::new(&args.cni),
         };
         supervisor.attach_pairs().await?;
@@ -261,6 +270,9 @@ impl Supervisor {
                 Ok(()) = snapshots.changed() => {
                     let snapshot = Arc::clone(&snapshots.borrow_and_update());
                     self.publish(snapshot);
+                    if self.kube_proxy_replacement && self.services() != self.served {
+                        self.reconcile().await;
+                    }
                 }
                 event = monitor.next() => match event {
                     Some(NodeEvent::LinkRemoved { index, name }) => self.link_removed(index, &name).await,
@@ -487,14 +499,27 @@ impl Supervisor {
         self.release_gone().await;
     }
 
+    /// ClusterIPs that are served to the node's own processes.
+    fn services(&self) -> BTreeSet<IpAddr> {
+        let snapshots = self.control.snapshots();
+        let snapshot = snapshots.borrow();
+        let cluster_ips = snapshot
+            .services
+            .iter()
+            .filter(|service| self.kube_proxy_replacement && service.frontend == Frontend::ClusterIp);
+        cluster_ips.map(|service| service.key.addr).collect()
+    }
+
     /// Brings the node to what the endpoints need, and serves the host pairs again if somebody removed them.
     async fn reconcile(&mut self) {
         let pods = self
             .registry
             .endpoints()
             .flat_map(|endpoint| endpoint.spec.addresses().collect::<Vec<_>>());
+        self.served = self.services();
         let desired = NodeState {
             pods: pods.collect(),
+            services: self.served.clone(),
             ..NodeState::default()
         };
         let report = match self.reconciler.reconcile(&desired).await {

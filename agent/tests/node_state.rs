@@ -38,10 +38,18 @@ fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'stati
 }
 
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    run("ip", arguments)
+}
+
+fn nft(arguments: &str) -> String {
+    run("nft", arguments)
+}
+
+fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
     assert!(
         output.status.success(),
-        "ip {arguments}: {}",
+        "{program} {arguments}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).unwrap()
@@ -279,6 +287,45 @@ fn pods_that_come_go_and_a_new_mtu_are_no_drift() {
         for name in ["sluice_host", "sluice_fwdx", "sluice_keep"] {
             assert!(ip(&format!("link show {name}")).contains("mtu 3000"));
         }
+    });
+}
+
+#[test]
+fn services_are_led_to_the_worker_for_the_nodes_own_processes_only_and_leave_nothing() {
+    in_namespace(async || {
+        let mut reconciler = Reconciler::new().unwrap();
+        let served = NodeState {
+            services: ["10.96.0.1", "fd00:96::1"]
+                .map(|addr| addr.parse().unwrap())
+                .into(),
+            ..state(PODS)
+        };
+        reconciler.reconcile(&served).await.unwrap();
+        assert!(is_untouched(&reconciler.reconcile(&served).await.unwrap()));
+        for (family, service, client) in [
+            ("-4", "10.96.0.1", "169.254.42.2"),
+            ("-6", "fd00:96::1", "fd73:6c75:6963:6500::2"),
+        ] {
+            let [own, forwarded] =
+                ["7301", "7302"].map(|table| ip(&format!("{family} route show table {table}")));
+            assert!(own.contains(service) && own.contains(client), "{own}");
+            assert!(
+                !forwarded.contains(service) && forwarded.contains(client),
+                "{forwarded}"
+            );
+        }
+        let rules = nft("list table inet sluice");
+        assert!(
+            rules.contains("ip saddr 169.254.42.2 oifname != \"sluice_*\" masquerade"),
+            "{rules}"
+        );
+        let report = reconciler.reconcile(&state(PODS)).await.unwrap();
+        assert!(report.repaired.is_empty(), "{report:?}");
+        assert!(!picture().contains("10.96.0.1") && !picture().contains("169.254.42.2"));
+        assert_eq!(nft("list tables"), "");
+        reconciler.reconcile(&served).await.unwrap();
+        reconciler.remove_all().await.unwrap();
+        assert_eq!(nft("list tables"), "");
     });
 }
 

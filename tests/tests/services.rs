@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use sluice_e2e::lab::{NODE, OUTSIDE};
+use sluice_e2e::netns::Netns;
 use sluice_e2e::suite::{self, Bed};
 use sluice_e2e::{Lab, Pod, cases, wait};
 
@@ -38,8 +43,8 @@ impl Bed for Shop {
         Ok(Self { lab, servers })
     }
 
-    fn lab(&self) -> &Lab {
-        &self.lab
+    fn log(&self) -> String {
+        self.lab.log()
     }
 }
 
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
         service_without_endpoints_refuses_at_once,
         service_with_endpoints_elsewhere_only_is_silent_under_traffic_policy_local,
         terminating_endpoint_that_serves_answers_where_none_is_ready,
+        nodes_own_processes_are_served_without_kube_proxy,
     ])
 }
 
@@ -194,5 +200,69 @@ fn terminating_endpoint_that_serves_answers_where_none_is_ready(shop: &mut Shop)
     shop.lab.enforce(&[("web", &yaml)])?;
     let seen = answers(shop, VIP4, 10)?;
     ensure!(seen == ["web-2".to_owned()].into(), "{seen:?}");
+    Ok(())
+}
+
+/// Who connects to the Service, as its only endpoint at `addr` in `place` sees it; a process of the node asks.
+fn seen_by(shop: &mut Shop, place: &Netns, addr: IpAddr) -> Result<IpAddr> {
+    let listener = place.enter(|| TcpListener::bind(SocketAddr::new(addr, 0)))?;
+    let (vip, family) = if addr.is_ipv4() {
+        (VIP4, "IPv4")
+    } else {
+        (VIP6, "IPv6")
+    };
+    let yaml = format!(
+        "{}---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}
+addressType: {family}
+ports: [{{name: http, port: {}, protocol: TCP}}]
+endpoints: [{{addresses: ['{addr}']}}]
+",
+        web("", &[]),
+        listener.local_addr()?.port()
+    );
+    shop.lab.enforce(&[("web", &yaml)])?;
+    let vip = SocketAddr::new(vip.parse()?, 80);
+    let mut client = shop
+        .lab
+        .node()
+        .enter(|| TcpStream::connect_timeout(&vip, Duration::from_secs(5)))
+        .with_context(|| format!("{vip}, served at {addr}"))?;
+    let (mut server, peer) = listener.accept()?;
+    client.set_read_timeout(Some(Duration::from_secs(5)))?;
+    server.write_all(b"served")?;
+    drop(server);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    ensure!(answer == "served", "{vip}: {answer:?}");
+    Ok(peer.ip())
+}
+
+fn nodes_own_processes_are_served_without_kube_proxy(shop: &mut Shop) -> Result<()> {
+    shop.lab
+        .run(&["agent", "restart", "--", "--kube-proxy-replacement"])?;
+    let yaml = web("", &[(&shop.servers[0], ""), (&shop.servers[1], "")]);
+    shop.lab.enforce(&[("web", &yaml)])?;
+    for frontend in [VIP4, &format!("[{VIP6}]")] {
+        let url = format!("http://{frontend}/");
+        let seen = wait::until(&format!("{frontend} answers the node"), wait::LONG, || {
+            let output = shop.lab.exec("node", &["curl", "-s", "--max-time", "5", &url])?;
+            Ok(output.status.success().then_some(output.stdout))
+        })?;
+        let seen = String::from_utf8_lossy(&seen).into_owned();
+        ensure!(everyone().contains(&seen), "{frontend}: {seen}");
+    }
+    let (node, outside) = (shop.lab.node(), shop.lab.outside());
+    for (family, hidden) in [(0, "169.254.42.2"), (1, "fd73:6c75:6963:6500::2")] {
+        let seen = seen_by(shop, &node, NODE[family])?;
+        ensure!(seen == hidden.parse::<IpAddr>()?, "the node sees {seen}");
+        let seen = seen_by(shop, &outside, OUTSIDE[family])?;
+        ensure!(seen == NODE[family], "the outside sees {seen}");
+    }
+    shop.lab.run(&["agent", "cleanup"])?;
+    let tables = shop.lab.on_node(&["nft", "list", "tables"])?;
+    ensure!(!tables.contains("sluice"), "left on the node: {tables}");
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use datapath::interface::MacAddr;
+use datapath::translation::{NODE_CLIENT_V4, NODE_CLIENT_V6};
 
 /// Routing table with the pods' routes for packets of the node's own processes.
 pub const HOST_TABLE: u32 = 7301;
@@ -70,6 +71,8 @@ pub struct NodeState {
     pub mtu: u32,
     /// Addresses of local pods under policy.
     pub pods: BTreeSet<IpAddr>,
+    /// ClusterIPs that the worker serves to the node's own processes; none beside kube-proxy.
+    pub services: BTreeSet<IpAddr>,
 }
 
 impl Default for NodeState {
@@ -77,7 +80,22 @@ impl Default for NodeState {
         Self {
             mtu: 1500,
             pods: BTreeSet::new(),
+            services: BTreeSet::new(),
         }
+    }
+}
+
+impl NodeState {
+    /// Addresses that are reached through a pair.
+    pub(super) fn behind(&self, pair: &Pair) -> BTreeSet<IpAddr> {
+        let mut addresses = self.pods.clone();
+        if !self.services.is_empty() {
+            addresses.extend([IpAddr::V4(NODE_CLIENT_V4), IpAddr::V6(NODE_CLIENT_V6)]);
+        }
+        if *pair == HOST_PAIR {
+            addresses.extend(&self.services);
+        }
+        addresses
     }
 }
 

@@ -10,6 +10,7 @@ pub mod cilium;
 pub mod desired;
 pub mod device;
 mod link;
+mod masquerade;
 pub mod monitor;
 pub mod reconciler;
 mod route;
@@ -160,6 +161,12 @@ pub enum NodeWarning {
     ForwardingOff {
         /// The family.
         family: Family,
+    },
+    /// `nft` is not there, or refuses.
+    #[error("the node's own processes reach no other node through a Service: nft: {reason}")]
+    Masquerade {
+        /// What it says.
+        reason: String,
     },
     /// A foreign rule decides before sluice's.
     #[error(

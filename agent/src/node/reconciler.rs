@@ -3,13 +3,15 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
 use super::desired::{FORWARD_TABLE, HOST_TABLE, NodeState, PAIRS, Pair};
 use super::{
-    Difference, Drift, Family, NodeError, NodeObject, NodeWarning, PROC_SYS_NET, link, route, rule, sysctl,
+    Difference, Drift, Family, NodeError, NodeObject, NodeWarning, PROC_SYS_NET, link, masquerade, route,
+    rule, sysctl,
 };
 
 /// What one pass found.
@@ -41,10 +43,24 @@ pub struct Reconciler {
     connection: JoinHandle<()>,
     /// Objects that were right after the last pass: what differs of them now has drifted.
     settled: HashSet<NodeObject>,
-    pods: BTreeSet<IpAddr>,
+    /// Addresses behind a pair after the last pass.
+    behind: BTreeSet<IpAddr>,
+    masquerade: Masquerade,
     mtu: u32,
     proc_sys_net: PathBuf,
 }
+
+/// What is known of the table for masquerading.
+#[derive(Debug, Clone, Copy)]
+enum Masquerade {
+    /// A former run may have left it.
+    Unknown,
+    Absent,
+    Written(Instant),
+}
+
+/// How long the table is taken to be as it was written: nothing tells of changes to it.
+const MASQUERADE_AGE: Duration = Duration::from_secs(20);
 
 impl Drop for Reconciler {
     fn drop(&mut self) {
@@ -66,7 +82,8 @@ impl Reconciler {
             handle,
             connection: tokio::spawn(connection),
             settled: HashSet::new(),
-            pods: BTreeSet::new(),
+            behind: BTreeSet::new(),
+            masquerade: Masquerade::Unknown,
             mtu: 0,
             proc_sys_net: PROC_SYS_NET.into(),
         })
@@ -110,7 +127,7 @@ impl Reconciler {
         }
         outcome?;
         self.settled = objects(desired, &self.proc_sys_net);
-        self.pods.clone_from(&desired.pods);
+        self.behind = PAIRS.iter().flat_map(|pair| desired.behind(pair)).collect();
         self.mtu = desired.mtu;
         for drift in &report.repaired {
             tracing::warn!(%drift, "repaired node state that somebody else changed");
@@ -122,14 +139,14 @@ impl Reconciler {
     fn was_desired(&self, object: &NodeObject) -> bool {
         match object {
             NodeObject::Route { addr, .. } | NodeObject::Neighbour { addr, .. } => {
-                self.settled.is_empty() || self.pods.contains(addr)
+                self.settled.is_empty() || self.behind.contains(addr)
             }
             _ => self.settled.is_empty(),
         }
     }
 
     async fn bring_about(
-        &self,
+        &mut self,
         desired: &NodeState,
         drifts: &mut Vec<Drift>,
         warnings: &mut Vec<NodeWarning>,
@@ -144,6 +161,7 @@ impl Reconciler {
                 drifts.extend(link::ensure_up(&self.handle, &end).await?);
             }
         }
+        warnings.extend(self.ensure_masquerade(!desired.services.is_empty()).await);
         for family in Family::ALL {
             for pair in &PAIRS {
                 let Some(table) = pair.table else { continue };
@@ -151,8 +169,9 @@ impl Reconciler {
                     .await?
                     .ok_or(NodeError::Vanished { name: pair.outer })?
                     .index;
-                route::ensure_neighbours(&self.handle, family, pair, device, &desired.pods, drifts).await?;
-                route::ensure(&self.handle, family, table, device, &desired.pods, drifts).await?;
+                let behind = desired.behind(pair);
+                route::ensure_neighbours(&self.handle, family, pair, device, &behind, drifts).await?;
+                route::ensure(&self.handle, family, table, device, &behind, drifts).await?;
             }
             rule::ensure(&self.handle, family, drifts, warnings).await?;
             if !sysctl::forwards(&self.proc_sys_net, family)
@@ -162,6 +181,28 @@ impl Reconciler {
             }
         }
         Ok(())
+    }
+
+    /// Without it only what other nodes serve is out of reach, which is no reason to leave the rest undone.
+    async fn ensure_masquerade(&mut self, wanted: bool) -> Option<NodeWarning> {
+        match self.masquerade {
+            Masquerade::Written(at) if wanted && at.elapsed() < MASQUERADE_AGE => {}
+            _ if wanted => match masquerade::ensure().await {
+                Ok(()) => self.masquerade = Masquerade::Written(Instant::now()),
+                Err(error) => {
+                    self.masquerade = Masquerade::Unknown;
+                    return Some(NodeWarning::Masquerade {
+                        reason: error.to_string(),
+                    });
+                }
+            },
+            Masquerade::Absent => {}
+            Masquerade::Unknown | Masquerade::Written(_) => {
+                masquerade::remove().await;
+                self.masquerade = Masquerade::Absent;
+            }
+        }
+        None
     }
 
     fn ensure_settings(&self, end: &super::desired::End, drifts: &mut Vec<Drift>) -> Result<(), NodeError> {
@@ -192,8 +233,10 @@ impl Reconciler {
         for pair in &PAIRS {
             removed += usize::from(link::remove_pair(&self.handle, pair).await?);
         }
+        masquerade::remove().await;
+        self.masquerade = Masquerade::Absent;
         self.settled.clear();
-        self.pods.clear();
+        self.behind.clear();
         Ok(removed)
     }
 }
@@ -210,7 +253,7 @@ fn objects(desired: &NodeState, proc_sys_net: &Path) -> HashSet<NodeObject> {
             }));
         }
         let Some(table) = pair.table else { continue };
-        for addr in desired.pods.iter().copied() {
+        for addr in desired.behind(pair) {
             objects.insert(NodeObject::Neighbour {
                 addr,
                 device: pair.outer,
