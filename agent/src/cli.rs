@@ -1,6 +1,7 @@
 //! The command line of `sluice`.
 
 mod cni;
+mod operator;
 mod policy;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,6 +13,7 @@ use datapath::interface::MacAddr;
 use ipnet::IpNet;
 
 pub use self::cni::CniArgs;
+pub use self::operator::OperatorArgs;
 pub use self::policy::{
     CheckArgs, ClusterArgs, DecideArgs, ExplainArgs, ManifestArgs, MatrixArgs, MatrixOutput, PolicyCommand,
     PortProtocol, ProtocolError, TestArgs, parse_protocol,
@@ -68,6 +70,8 @@ pub enum Command {
     Capture(CaptureArgs),
     /// Remove everything that sluice left on this node
     Cleanup(CleanupArgs),
+    /// Run the operator of a cluster: it writes whether policies are valid into their status
+    Operator(OperatorArgs),
 }
 
 /// Form of output.

@@ -76,7 +76,7 @@ impl MetricsServer {
     }
 
     /// Serves until dropped.
-    pub async fn serve(self, state: AgentState) {
+    pub async fn serve<S: MetricsSource>(self, source: S) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             // Never closed, so never an error.
@@ -91,11 +91,11 @@ impl MetricsServer {
                     continue;
                 }
             };
-            let state = state.clone();
+            let source = source.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request| {
-                    let state = state.clone();
-                    async move { Ok::<_, Infallible>(answer(&request, &state).await) }
+                    let source = source.clone();
+                    async move { Ok::<_, Infallible>(answer(&request, &source).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -110,7 +110,24 @@ impl MetricsServer {
     }
 }
 
-async fn answer<B>(request: &Request<B>, state: &AgentState) -> Response<Full<Bytes>> {
+/// What is served.
+pub trait MetricsSource: Clone + Send + Sync + 'static {
+    /// Why there are no metrics.
+    type Error: fmt::Display + Send;
+
+    /// Metrics in OpenMetrics text format; if there are none, `/healthz` fails, too.
+    fn scrape(&self) -> impl Future<Output = Result<String, Self::Error>> + Send;
+}
+
+impl MetricsSource for AgentState {
+    type Error = crate::api::ApiError;
+
+    async fn scrape(&self) -> Result<String, Self::Error> {
+        self.ask(Command::Status).await.map(render)
+    }
+}
+
+async fn answer<B, S: MetricsSource>(request: &Request<B>, source: &S) -> Response<Full<Bytes>> {
     let is_metrics = request.uri().path() == "/metrics";
     let (status, content_type, body) = if request.method() != Method::GET {
         (
@@ -121,8 +138,8 @@ async fn answer<B>(request: &Request<B>, state: &AgentState) -> Response<Full<By
     } else if !is_metrics && request.uri().path() != "/healthz" {
         (StatusCode::NOT_FOUND, "text/plain", "try /metrics\n".to_owned())
     } else {
-        match state.ask(Command::Status).await {
-            Ok(status) if is_metrics => (StatusCode::OK, OPEN_METRICS, render(status)),
+        match source.scrape().await {
+            Ok(metrics) if is_metrics => (StatusCode::OK, OPEN_METRICS, metrics),
             Ok(_) => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
             Err(error) => (
                 StatusCode::SERVICE_UNAVAILABLE,

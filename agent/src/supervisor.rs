@@ -9,7 +9,6 @@ mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
-use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,6 +31,7 @@ use crate::dataplane::{Dataplane, DataplaneConfig};
 use crate::endpoint_registry::{
     self, Attachment, AuditMode, Endpoint, EndpointRegistry, EndpointSpec, RegistryError,
 };
+use crate::log;
 use crate::metrics::MetricsServer;
 use crate::node::{
     Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, tuning,
@@ -65,15 +65,7 @@ const POD_INTERFACE: &str = "eth0";
 /// # Errors
 /// It cannot start, or the node refuses what it cannot do without.
 pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            // The client of the API server reports each failed try; status and our own lines say it once.
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_unset| "info,kube_client=off".into()),
-        )
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log::init();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
     let _lock = lock(run_dir).await?;
     let (state, commands) = AgentState::new();

@@ -19,8 +19,8 @@ use tokio::time;
 
 use self::inventory::Inventory;
 pub use self::peers::{PeerSource, PodPeers};
-pub use self::watch::Watch;
-use self::watch::{MOST_BACKOFF, WatchId};
+use self::watch::MOST_BACKOFF;
+pub use self::watch::{Observed, Watch, WatchId, resource};
 use crate::object::Kind;
 use crate::source::{Changes, ObjectError};
 
@@ -119,6 +119,26 @@ impl ApiServer {
         &self.url
     }
 
+    /// A client for requests other than watches.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Begins to watch; a watch's [`WatchId`] is its place in `watches`.
+    #[must_use]
+    pub fn observe(&self, watches: Vec<Watch>) -> Observations {
+        let (sender, reports) = mpsc::channel(REPORTS);
+        let watching = watches.into_iter().enumerate().map(|(number, watch)| {
+            let run = watch.run(WatchId(number), self.client.clone(), sender.clone());
+            Watching(tokio::spawn(run).abort_handle())
+        });
+        Observations {
+            _watching: watching.collect(),
+            reports,
+        }
+    }
+
     /// Watches everything that policy needs and tells `apply` what has changed, until `apply` says that nobody listens.
     pub(crate) async fn follow(
         self,
@@ -128,8 +148,8 @@ impl ApiServer {
         mut apply: impl FnMut(Update) -> bool,
     ) {
         let own = Watch {
-            kind: Kind::Pod,
             fields: Some(format!("spec.nodeName={node_name}")),
+            ..Watch::all(Kind::Pod)
         };
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pod);
         let watches: Vec<Watch> = kinds
@@ -138,26 +158,18 @@ impl ApiServer {
             .chain(peers.watches(node_name))
             .collect();
         let mut inventory = Inventory::new(watches.iter().map(Watch::name), cluster);
-        let (reports, mut observed) = mpsc::channel(REPORTS);
-        let _watching: Vec<Watching> = watches
-            .into_iter()
-            .enumerate()
-            .map(|(number, watch)| {
-                let run = watch.run(WatchId(number), self.client.clone(), reports.clone());
-                Watching(tokio::spawn(run).abort_handle())
-            })
-            .collect();
+        let mut observations = self.observe(watches);
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut away = None;
         loop {
             let mut changes = Changes::default();
             tokio::select! {
-                report = observed.recv() => {
+                report = observations.next() => {
                     let Some((id, report)) = report else { return };
                     inventory.observe(id, report, &mut changes);
                     time::sleep(COLLECT).await;
-                    while let Ok((id, report)) = observed.try_recv() {
+                    while let Ok((id, report)) = observations.reports.try_recv() {
                         inventory.observe(id, report, &mut changes);
                     }
                 }
@@ -187,6 +199,20 @@ impl ApiServer {
             Ok(Err(error)) => Some(format!("API server {}: {error}", self.url)),
             Err(_) => Some(format!("API server {} does not answer", self.url)),
         }
+    }
+}
+
+/// What watches report, each in its own order. They end with it.
+#[derive(Debug)]
+pub struct Observations {
+    reports: mpsc::Receiver<(WatchId, Observed)>,
+    _watching: Vec<Watching>,
+}
+
+impl Observations {
+    /// The next report; `None` when every watch has ended.
+    pub async fn next(&mut self) -> Option<(WatchId, Observed)> {
+        self.reports.recv().await
     }
 }
 

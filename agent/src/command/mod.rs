@@ -29,6 +29,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Policy(command) => policy::run(run_dir, command).await,
         Command::Capture(args) => capture::run(run_dir, args).await,
         Command::Cleanup(args) => cleanup::run(run_dir, &args).await,
+        Command::Operator(args) => crate::operator::run(args).await,
     }
 }
 

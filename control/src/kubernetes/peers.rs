@@ -17,8 +17,8 @@ pub struct PodPeers;
 impl PeerSource for PodPeers {
     fn watches(&self, node_name: &str) -> Vec<Watch> {
         vec![Watch {
-            kind: Kind::Pod,
             fields: Some(format!("spec.nodeName!={node_name}")),
+            ..Watch::all(Kind::Pod)
         }]
     }
 }

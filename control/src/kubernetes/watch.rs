@@ -27,11 +27,11 @@ const PAGE: u32 = 500;
 
 /// Which watch, by its place in the list of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct WatchId(pub(super) usize);
+pub struct WatchId(pub usize);
 
 /// Something that a watch has seen.
 #[derive(Debug)]
-pub(super) enum Observed {
+pub enum Observed {
     /// A list begins: what it does not hold when it ends is gone.
     ListBegins,
     /// An object of the list.
@@ -48,38 +48,59 @@ pub(super) enum Observed {
     Failed(String),
 }
 
+/// The resource of a kind.
+#[must_use]
+pub fn resource(kind: Kind) -> ApiResource {
+    let (group, version) = kind.group_version();
+    let gvk = GroupVersionKind::gvk(group, version, kind.name());
+    ApiResource::from_gvk_with_plural(&gvk, kind.plural())
+}
+
 /// What to watch.
 #[derive(Debug, Clone)]
 pub struct Watch {
     /// Kind of the objects.
     pub kind: Kind,
+    /// Namespace of the objects; all if there is none.
+    pub namespace: Option<String>,
     /// Field selector that limits them.
     pub fields: Option<String>,
+    /// Label selector that limits them.
+    pub labels: Option<String>,
 }
 
 impl Watch {
     /// Every object of a kind.
     #[must_use]
     pub const fn all(kind: Kind) -> Self {
-        Self { kind, fields: None }
+        Self {
+            kind,
+            namespace: None,
+            fields: None,
+            labels: None,
+        }
     }
 
     /// For people.
     pub(super) fn name(&self) -> String {
-        match &self.fields {
-            None => self.kind.plural().to_owned(),
-            Some(fields) => format!("{} ({fields})", self.kind.plural()),
+        let limits = [&self.namespace, &self.fields, &self.labels];
+        let limits: Vec<&str> = limits.into_iter().flatten().map(String::as_str).collect();
+        match limits.as_slice() {
+            [] => self.kind.plural().to_owned(),
+            limits => format!("{} ({})", self.kind.plural(), limits.join(", ")),
         }
     }
 
     /// Reports until nobody listens any more.
     pub(super) async fn run(self, id: WatchId, client: Client, reports: mpsc::Sender<(WatchId, Observed)>) {
-        let (group, version) = self.kind.group_version();
-        let kind = GroupVersionKind::gvk(group, version, self.kind.name());
-        let resource = ApiResource::from_gvk_with_plural(&kind, self.kind.plural());
-        let api: Api<DynamicObject> = Api::all_with(client, &resource);
+        let resource = resource(self.kind);
+        let api: Api<DynamicObject> = match &self.namespace {
+            None => Api::all_with(client, &resource),
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        };
         let config = watcher::Config {
             field_selector: self.fields.clone(),
+            label_selector: self.labels.clone(),
             timeout: Some(WATCH_SECONDS),
             page_size: Some(PAGE),
             ..watcher::Config::default()
