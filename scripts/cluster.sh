@@ -212,7 +212,7 @@ cluster_remove() {
     [[ ! -e $file ]] || stop_process "$file"
   done
   network_down
-  node_remove_cgroups
+  node_remove_cgroups "$CLUSTER-node[1-$MAX_NODES]"
   rm -rf --one-file-system "$DATA_DIR" "$CLUSTER_DIR"
 }
 

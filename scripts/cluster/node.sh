@@ -81,6 +81,7 @@ node_make_cgroups() {
   done
 }
 
+# node_remove_cgroups NAME: those of that name, which may be a pattern.
 node_remove_cgroups() {
   local directory deadline=$((SECONDS + 15))
   while read -r directory; do
@@ -93,7 +94,7 @@ node_remove_cgroups() {
       fi
       sleep 0.1
     done
-  done < <(find /sys/fs/cgroup -maxdepth 2 -type d -name "$CLUSTER-node[1-$MAX_NODES]" 2>/dev/null)
+  done < <(find /sys/fs/cgroup -maxdepth 2 -type d -name "$1" 2>/dev/null)
 }
 
 node_write_configuration() {
@@ -250,10 +251,13 @@ node_command() {
       [[ -e $CLUSTER_DIR/nodes/$node.init ]] || die "$node does not run"
       node_stop "$node"
       network_remove_node "$node"
+      # With them kubelet would look for each of the containers, three seconds long.
+      node_remove_cgroups "$CLUSTER-$node"
       ;;
     start)
       [[ ! -e $CLUSTER_DIR/nodes/$node.init ]] || die "$node runs already"
       network_add_node "$node"
+      node_make_cgroups "$CLUSTER-$node"
       node_boot "$node"
       node_restore_routes "$node"
       wait_for 30 "$node-containerd" "$node: containerd answers" \

@@ -44,7 +44,7 @@ impl Bed for Shop {
     }
 
     fn log(&self) -> String {
-        self.lab.log()
+        self.lab.agent_log()
     }
 }
 

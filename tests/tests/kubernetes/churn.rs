@@ -167,7 +167,9 @@ fn churned_pods_are_never_open_to_strangers_and_leave_nothing_behind(bed: &mut I
         let mut sweeps = 0;
         let mut opened = BTreeSet::new();
         let mut successes = 0;
-        for line in log.lines() {
+        // The last line may be being written.
+        let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+        for line in whole.lines() {
             match line.split_once(' ') {
                 Some(("sweep", number)) => sweeps = number.parse()?,
                 Some(("open", address)) => {

@@ -67,8 +67,7 @@ fn applied_policy_is_enforced_on_every_node_within_five_seconds(bed: &mut Instal
             for target in &targets {
                 let last = log
                     .lines()
-                    .filter(|line| line.split_whitespace().next() == Some(target))
-                    .last();
+                    .rfind(|line| line.split_whitespace().next() == Some(target));
                 let Some(last) = last else { return Ok(None) };
                 let words: Vec<&str> = last.split_whitespace().collect();
                 let [_, seen, at] = words[..] else {
