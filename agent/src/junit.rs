@@ -44,21 +44,23 @@ pub fn report(command: &str, suite: &str, cases: &[Case]) -> io::Result<Vec<u8>>
     let suite = printable(suite);
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
     writer.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
-    let counts = [
+    let mut counts = vec![
         ("tests", tests.as_str()),
         ("failures", failures.as_str()),
         ("errors", "0"),
-        ("skipped", skipped.as_str()),
     ];
+    if skipped != "0" {
+        counts.push(("skipped", skipped.as_str()));
+    }
     writer
         .create_element("testsuites")
         .with_attributes([("name", command)])
-        .with_attributes(counts)
+        .with_attributes(counts.clone())
         .write_inner_content(|writer| {
             writer
                 .create_element("testsuite")
                 .with_attributes([("name", suite.as_str())])
-                .with_attributes(counts)
+                .with_attributes(counts.clone())
                 .write_inner_content(|writer| {
                     cases.iter().try_for_each(|case| write_case(writer, &suite, case))
                 })?;
@@ -107,6 +109,21 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_that_was_not_made_is_counted_and_told_why() {
+        let case = Case {
+            name: "n".into(),
+            failure: None,
+            skipped: Some("one node".into()),
+        };
+        let text = String::from_utf8(report("sluice", "s", &[case]).unwrap()).unwrap();
+        assert!(
+            text.contains(r#"tests="1" failures="0" errors="0" skipped="1""#),
+            "{text}"
+        );
+        assert!(text.contains(r#"<skipped message="one node"/>"#), "{text}");
+    }
 
     #[test]
     fn names_from_users_cannot_break_out_of_the_report() {
