@@ -2,8 +2,8 @@
 
 mod cluster;
 mod cni;
-mod operator;
 mod connectivity;
+mod operator;
 mod policy;
 mod preflight;
 mod status;
@@ -20,8 +20,8 @@ use ipnet::IpNet;
 
 pub use self::cluster::AccessArgs;
 pub use self::cni::CniArgs;
-pub use self::operator::OperatorArgs;
 pub use self::connectivity::{ConnectivityCommand, ConnectivityTestArgs, ProbeArgs, ServeArgs};
+pub use self::operator::OperatorArgs;
 pub use self::policy::{
     CheckArgs, ClusterArgs, DecideArgs, ExplainArgs, ManifestArgs, MatrixArgs, MatrixOutput, PolicyCommand,
     PortProtocol, ProtocolError, TestArgs, parse_protocol,

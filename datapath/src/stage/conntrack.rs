@@ -171,7 +171,9 @@ pub(super) fn receiver(graph: &Graph, transit: &Transit) -> Result<EndpointKey, 
     match graph.interfaces.endpoint_at(destination) {
         Some(endpoint) => Ok(endpoint),
         // The node's stack has nothing to say to other addresses on the host pairs, but to those behind Services.
-        None if !transit.sender.slot.is_endpoint() && transit.translated.is_none() => Err(DropReason::Unroutable),
+        None if !transit.sender.slot.is_endpoint() && transit.translated.is_none() => {
+            Err(DropReason::Unroutable)
+        }
         None => {
             let to_node = graph.snapshot.ipcache.lookup(destination) == Identity::HOST;
             let slot = if to_node { Slot::HOST } else { Slot::FORWARD };

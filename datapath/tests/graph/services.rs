@@ -233,6 +233,7 @@ fn affinity_of_a_pod_goes_with_it_and_a_full_table_is_counted() {
         affinities: 1,
         l7_flows: 64,
         translate_host: false,
+        ..GraphConfig::default()
     });
     publish(&mut bed, &[with_affinity(web(&[B]))]);
     assert_eq!(connect(&mut bed, VIP, 40_000, 3), (3, 0));
@@ -385,6 +386,7 @@ fn without_kube_proxy() -> Bed {
         affinities: 8,
         l7_flows: 64,
         translate_host: true,
+        ..GraphConfig::default()
     })
 }
 
