@@ -21,7 +21,7 @@ Usage: scripts/test.sh [--quick | --cluster]
 
 Runs all tests (about 35 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
   --quick     leave out what needs root: nothing is installed and no network namespace is made
-  --cluster   only those on a real Kubernetes (scripts/cluster.sh), which is started for them and removed
+  --cluster   only those on a real Kubernetes (scripts/cluster.sh), which is started for them and removed: the long ones, too
 
 Logs: target/test-logs. Environment: SLUICE_BIN (a built sluice for the end-to-end tests: no release build then).
 USAGE
@@ -105,7 +105,7 @@ run_tests() {
   for name in $(test_programs sluice-e2e); do
     [[ $name == kubernetes ]] || step "e2e-$name" cargo_test --test "$name"
   done
-  run_cluster_tests
+  run_cluster_tests quick
 }
 
 # With a cluster of its own, so that one that is up for other work stays as it is.
@@ -114,7 +114,7 @@ run_cluster_tests() {
   step cluster-build scripts/cluster.sh build
   step cluster-up scripts/cluster.sh up --nodes 2
   step cluster-install scripts/cluster.sh install --binary "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}"
-  SLUICE_CLUSTER_DRIVER=cluster step kubernetes cargo_test --test kubernetes
+  SLUICE_CLUSTER_DRIVER=cluster SLUICE_CLUSTER_CASES=$1 step kubernetes cargo_test --test kubernetes
   step cluster-down scripts/cluster.sh down
 }
 
@@ -138,7 +138,7 @@ main() {
   mkdir -p "$LOGS"
   if ((cluster)); then
     [[ -n ${SLUICE_BIN-} ]] || step release cargo build --locked --release -p sluice -p sluice-cni
-    run_cluster_tests
+    run_cluster_tests all
   else
     run_tests "$quick"
   fi

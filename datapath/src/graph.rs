@@ -5,18 +5,20 @@
 //! arrival. A stage is a function in [`crate::stage`]; what it returns is a [`policy::Verdict`] or a packet to go on with, never an
 //! error. Every packet that enters leaves by the outbox, by [`Graph::drop_packet`] or by an answer, and is counted there.
 
+mod outcome;
+mod transit;
+
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use policy::{Direction, DropReason, EndpointKey, Identity, RuleId, Slot, Snapshot, Verdict};
+use policy::{DropReason, EndpointKey, Identity, Slot, Snapshot};
 
 use crate::adoption::{AdoptionLimits, Adoptions};
-use crate::capture::{Capture, CapturedPacket};
+use crate::capture::Capture;
 use crate::conntrack::table::Found;
-use crate::conntrack::{Conntrack, Entry, EntryId, EntryVerdict, InsertError, TcpState};
+use crate::conntrack::{Conntrack, Entry, EntryId, EntryVerdict, InsertError};
 use crate::counters::{Counters, Stage};
-use crate::event::{FlowEvent, FlowEventKind};
-use crate::flow::FlowDirection;
+use crate::event::FlowEvent;
 use crate::flow::{FlowHasher, FlowKey};
 use crate::fragment::{FragmentLimits, FragmentTable, Released};
 use crate::hold::{HoldLimits, HoldTable};
@@ -24,10 +26,11 @@ use crate::interface::{InterfaceConfig, InterfaceKind};
 use crate::interface_table::InterfaceTable;
 use crate::l7_flow::L7Flows;
 use crate::stage::{self, icmp_error::ErrorBudget};
-use crate::translation::{Translated, Translations};
+use crate::translation::Translations;
 use crate::wire::ethernet::{self, EtherType, Ethernet};
-use crate::wire::packet::IpHeaders;
 use crate::xsk::{FRAME_CAPACITY, Frames, Packet};
+
+pub use self::transit::{Decided, Refusal, Tracked, Transit};
 
 /// Limits of a graph's tables. Memory is taken at start: see `ARCHITECTURE.md`, memory.
 #[derive(Debug, Clone)]
@@ -79,48 +82,6 @@ impl Clock {
     #[must_use]
     pub fn seconds(self) -> u32 {
         u32::try_from(self.mono_ns / 1_000_000_000).unwrap_or(u32::MAX)
-    }
-}
-
-/// A packet between stages.
-#[derive(Debug)]
-pub struct Transit {
-    /// The packet.
-    pub packet: Packet,
-    /// Interface that sent it.
-    pub sender: EndpointKey,
-    /// Its headers, as received.
-    pub headers: IpHeaders,
-    /// State of its transport checksum.
-    pub checksum: crate::wire::checksum::L4Checksum,
-    /// The flow as the packet names it, after service translation.
-    pub key: FlowKey,
-    /// Hash of `key`.
-    pub hash: u64,
-    /// The translation, when the destination is a service.
-    pub translated: Option<Translated>,
-    /// When it is judged for good, if it was held: nanoseconds of the worker's clock.
-    pub held_until_ns: Option<u64>,
-}
-
-/// A drop, and what decided it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    /// Why.
-    pub reason: DropReason,
-    /// The policy direction, for policy drops.
-    pub direction: Option<Direction>,
-    /// The deny rule.
-    pub rule: Option<RuleId>,
-}
-
-impl From<DropReason> for Refusal {
-    fn from(reason: DropReason) -> Self {
-        Self {
-            reason,
-            direction: None,
-            rule: None,
-        }
     }
 }
 
@@ -407,14 +368,6 @@ impl Graph {
         Ok(new)
     }
 
-    /// Drops a packet of a flow that policy allows.
-    pub(crate) fn refuse_flow(&mut self, transit: Transit, decided: &Decided, reason: DropReason) {
-        let unknown = (Identity::UNKNOWN, Identity::UNKNOWN);
-        let entry = self.conntrack.get(decided.entry);
-        let (source, destination) = entry.map_or(unknown, |e| (e.source_identity, e.destination_identity));
-        self.refuse(transit, source, destination, reason.into());
-    }
-
     /// A packet made by `write`, which gets room for an IP packet and says how long it became, framed for an interface; `None` when
     /// there is no frame, no such interface, or `write` declines. Counted as a drop of that interface only when the pool is empty.
     pub(crate) fn build(
@@ -471,128 +424,6 @@ impl Graph {
                 .add(rx.iter().map(Packet::len).sum::<usize>() as u64);
         }
     }
-
-    /// Sends a packet on; the last thing that happens to it here.
-    pub(crate) fn send(
-        &mut self,
-        receiver: EndpointKey,
-        packet: Packet,
-        sender: EndpointKey,
-        outbox: &mut Vec<(EndpointKey, Packet)>,
-    ) {
-        self.record(&packet, sender, Verdict::Forwarded);
-        outbox.push((receiver, packet));
-    }
-
-    /// Counts a packet that the worker made itself, and sends it.
-    pub(crate) fn send_own(
-        &mut self,
-        receiver: EndpointKey,
-        packet: Packet,
-        outbox: &mut Vec<(EndpointKey, Packet)>,
-    ) {
-        self.counters.generated.add(1);
-        self.send(receiver, packet, receiver, outbox);
-    }
-
-    /// Drops a packet that has no flow yet: counted, captured, reported.
-    pub(crate) fn drop_packet(
-        &mut self,
-        packet: Packet,
-        sender: EndpointKey,
-        refusal: Refusal,
-        event: Option<FlowEvent>,
-    ) {
-        self.counters
-            .drop_packet(refusal.reason, refusal.direction, sender.slot);
-        self.record(&packet, sender, Verdict::Dropped(refusal.reason));
-        self.frames.release(packet);
-        if let Some(event) = event {
-            self.report(event);
-        }
-    }
-
-    /// Drops a packet of a flow.
-    pub(crate) fn refuse(
-        &mut self,
-        transit: Transit,
-        source: Identity,
-        destination: Identity,
-        refusal: Refusal,
-    ) {
-        let kind = FlowEventKind::Dropped {
-            reason: refusal.reason,
-            direction: refusal.direction,
-            rule: refusal.rule,
-        };
-        let event = self.event(&transit, source, destination, kind);
-        self.drop_packet(transit.packet, transit.sender, refusal, Some(event));
-    }
-
-    /// A packet that was forwarded could not be queued.
-    pub fn undeliverable(&mut self, packet: Packet, reason: DropReason, receiver: EndpointKey) {
-        self.counters.drop_packet(reason, None, receiver.slot);
-        self.record(&packet, receiver, Verdict::Dropped(reason));
-        self.frames.release(packet);
-    }
-
-    /// An event of this packet.
-    pub(crate) fn event(
-        &self,
-        transit: &Transit,
-        source: Identity,
-        destination: Identity,
-        kind: FlowEventKind,
-    ) -> FlowEvent {
-        let key = &transit.key;
-        FlowEvent {
-            time_ns: self.clock.unix_ns,
-            revision: self.snapshot.revision,
-            source: transit.sender,
-            destination: self.interfaces.endpoint_at(key.destination.addr()),
-            source_identity: source,
-            destination_identity: destination,
-            source_addr: key.source.addr(),
-            destination_addr: key.destination.addr(),
-            source_port: key.source.port,
-            destination_port: key.policy_port(),
-            service: transit
-                .translated
-                .map(|t| (t.translation.frontend.addr(), t.translation.frontend.port)),
-            protocol: key.protocol,
-            is_reply: false,
-            kind,
-        }
-    }
-
-    /// Tells the agent; a full ring loses the event, not the packet.
-    pub(crate) fn report(&self, event: FlowEvent) {
-        if self.events.push(event).is_err() {
-            self.counters.events_lost.add(1);
-        }
-    }
-
-    fn record(&self, packet: &Packet, sender: EndpointKey, verdict: Verdict) {
-        let Some(snaplen) = self.capture.snaplen() else {
-            return;
-        };
-        let mut bytes = Vec::with_capacity(snaplen.min(packet.len()));
-        for segment in self.frames.segments(packet) {
-            let room = snaplen.saturating_sub(bytes.len());
-            bytes.extend(segment.iter().take(room));
-        }
-        let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
-        let copy = CapturedPacket {
-            time_ns: self.clock.unix_ns,
-            sender,
-            verdict,
-            len,
-            bytes,
-        };
-        if !self.capture.push(copy) {
-            self.counters.captures_lost.add(1);
-        }
-    }
 }
 
 /// What goes with a conntrack entry.
@@ -603,32 +434,4 @@ fn forget(translations: &mut Translations, l7: &mut L7Flows, entry: &Entry) {
     if let Some(index) = entry.l7 {
         l7.release(index);
     }
-}
-
-/// A packet with its flow.
-#[derive(Debug, Clone, Copy)]
-pub struct Tracked {
-    /// The flow's entry; `None` for a new flow, which gets one when policy allows it.
-    pub entry: Option<EntryId>,
-    /// Which way the packet goes.
-    pub direction: FlowDirection,
-    /// Interface that the original direction goes out by.
-    pub destination: EndpointKey,
-    /// TCP state of the flow once the packet has passed.
-    pub tcp: TcpState,
-    /// The closed flow on the same tuple whose place a new one takes.
-    pub replaces: Option<EntryId>,
-}
-
-/// A packet that may pass as far as L3 and L4 go.
-#[derive(Debug, Clone, Copy)]
-pub struct Decided {
-    /// The flow's entry.
-    pub entry: EntryId,
-    /// Which way the packet goes.
-    pub direction: FlowDirection,
-    /// Interface that it goes out by.
-    pub receiver: EndpointKey,
-    /// Whether an L7 gate judges the flow.
-    pub gated: bool,
 }

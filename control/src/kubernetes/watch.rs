@@ -15,9 +15,10 @@ use tokio::time;
 
 use crate::object::{Kind, ObjectKey};
 
-/// Between two tries; the server is asked again within 5 s of its return.
+/// Between two tries. A server that comes back refuses what it grants until it has read the roles, which costs one more try: what has
+/// changed meanwhile must be enforced within 5 s.
 const LEAST_BACKOFF: Duration = Duration::from_millis(200);
-pub(super) const MOST_BACKOFF: Duration = Duration::from_secs(3);
+pub(super) const MOST_BACKOFF: Duration = Duration::from_millis(1500);
 
 /// Seconds after which a watch is begun anew, which bounds how long one that is silently dead goes unnoticed (client-go: 5 to 10
 /// minutes).

@@ -14,6 +14,10 @@ pub const CASES: &[Case<Installed>] = cases![
     sluice_uses_every_verb_that_it_is_granted_and_no_other,
 ];
 
+/// Uses that a run need not have: a pod is asked for by name where the watch lags behind the runtime
+/// (`pod_that_was_asked_for_is_known_and_the_watch_that_catches_up_is_believed`).
+const SOMETIMES: &[&str] = &["/pods get"];
+
 /// `GROUP/RESOURCE VERB`.
 type Uses = BTreeSet<String>;
 
@@ -186,6 +190,7 @@ fn sluice_uses_every_verb_that_it_is_granted_and_no_other(bed: &mut Installed) -
         println!("    {account}: {} uses granted, {} used", may.len(), used.len());
         faults.extend(
             may.difference(&used)
+                .filter(|unused| !SOMETIMES.contains(&unused.as_str()))
                 .map(|unused| format!("{account} never uses {unused}")),
         );
         faults.extend(
