@@ -33,10 +33,10 @@ fn main() -> ExitCode {
     let is_quick = env::var("SLUICE_CLUSTER_CASES").is_ok_and(|cases| cases == "quick");
     let mut cases = quick.concat();
     if !is_quick {
-        cases.extend(long.concat());
+        cases.extend_from_slice(&long.concat());
     }
     // Last: it looks at what all of the others made sluice ask for.
-    cases.extend(access::CASES);
+    cases.extend_from_slice(access::CASES);
     let known_gaps = if is_quick { &[] } else { rollout::KNOWN_GAPS };
     suite::run_with_gaps(&cases, known_gaps)
 }
