@@ -22,6 +22,7 @@ REFUSED=(
   worker.spinMicroseconds=1000001 podTuning=fast updateStrategy.rollingUpdate.maxSurge=1 image.digest=abc unknownValue=1
   cni.confPath=etc/cni cni.exclusive=true prometheus.serviceMonitor.enabled=true
   'worker.dedicatedCPUs=2,resources.limits.cpu=2' operator.replicas=0
+  kubeProxyReplacement=true 'excludeNamespaces={Storage}'
 )
 
 usage() {

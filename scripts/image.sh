@@ -10,7 +10,7 @@ export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 IMAGE=sluice:dev
 OUT=target/image
 # What `agent/src/node/tuning.rs` runs; `ip` is for `sluice sysdump`.
-TOOLS=(ethtool tc nsenter unshare sh mount ip)
+TOOLS=(ethtool tc nsenter unshare sh mount ip nft)
 
 usage() {
   cat <<'USAGE'

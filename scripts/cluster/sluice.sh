@@ -10,8 +10,8 @@ sluice_install() {
   archive=$("$SCRIPTS/cluster.sh" article-image) || exit 1
   images_load "$ROOT/target/image/image.tar" "$archive"
   before=$(sluice_workloads)
-  kubectl_admin apply --server-side -f "$ROOT/deploy/crds" -f "$ROOT/deploy/kubernetes" >&2 ||
-    die "the API server does not take deploy/"
+  kubectl_admin apply --server-side -f "$ROOT/deploy/crds" >&2 || die "the API server does not take deploy/crds"
+  sluice_manifests | kubectl_admin apply --server-side -f - >&2 || die "the API server does not take the manifests"
   for workload in $before; do
     # The image's name stays the same.
     kubectl_admin -n kube-system rollout restart "$workload" >&2
@@ -22,6 +22,17 @@ sluice_install() {
       die "$workload is not ready"
     }
   done
+}
+
+# What is installed: deploy/kubernetes or, where there is no kube-proxy, the chart told so.
+sluice_manifests() {
+  if [[ $(cat "$CLUSTER_DIR/up") != *kube_proxy=none* ]]; then
+    cat "$ROOT"/deploy/kubernetes/*.yaml
+    return
+  fi
+  "$SCRIPTS/cluster.sh" build --helm >&2 || exit 1
+  helm_admin template sluice "$ROOT/deploy/helm/sluice" --namespace kube-system --set image.repository=sluice,image.tag=dev \
+    --set "kubeProxyReplacement=true,k8sServiceHost=$CONTROL_IP4,k8sServicePort=6443,crds.install=never"
 }
 
 # The steps are cases of tests/tests/kubernetes; each prints what it expected and what it saw.
