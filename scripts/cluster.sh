@@ -52,6 +52,8 @@ MAX_NODES=9
 . "$SCRIPTS/cluster/control_plane.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/node.sh
 . "$SCRIPTS/cluster/node.sh"
+# shellcheck source-path=SCRIPTDIR source=cluster/scale.sh
+. "$SCRIPTS/cluster/scale.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/selftest.sh
 . "$SCRIPTS/cluster/selftest.sh"
 # shellcheck source-path=SCRIPTDIR source=cluster/sluice.sh
@@ -82,6 +84,8 @@ Usage: scripts/cluster.sh COMMAND
                                   cluster, install, each step with its expected and its seen outcome; then remove all of it,
                                   but not a cluster that was up. Environment: as of scripts/image.sh
 
+  scale [--pods N] [--policies M] what so many pods of other nodes (default 10000) and policies (1000) cost an agent: memory, start,
+                                  bytes from the API server; prints a JSON line. The pods are objects only
   kubectl ARGS...                 kubectl as the cluster's administrator
   helm ARGS...                    helm as the cluster's administrator; builds it first
   load IMAGE_ARCHIVE...           put images into every node's containerd (docker or OCI archive); pods name them with
@@ -291,6 +295,7 @@ main() {
     node) require_up; lock; node_command "$@" ;;
     install) require_up; require_root; sluice_install "$@" ;;
     demo) require_root; sluice_demo "$@" ;;
+    scale) require_up; require_root; cluster_scale "$@" ;;
     selftest) require_up; selftest ;;
     kubectl) require_up; kubectl_admin "$@" ;;
     helm) require_up; build_helm; helm_admin "$@" ;;
