@@ -112,6 +112,8 @@ run_tests() {
 run_cluster_tests() {
   export SLUICE_REQUIRE_ROOT=1 SLUICE_CLUSTER=sluice-test
   step cluster-build scripts/cluster.sh build
+  # What an interrupted run left.
+  scripts/cluster.sh down >/dev/null 2>&1 || true
   step cluster-up scripts/cluster.sh up --nodes 2
   step cluster-install scripts/cluster.sh install --binary "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}"
   SLUICE_CLUSTER_DRIVER=cluster SLUICE_CLUSTER_CASES=$1 step kubernetes cargo_test --test kubernetes

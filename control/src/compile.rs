@@ -45,6 +45,7 @@ pub fn is_same(a: &Snapshot, b: &Snapshot) -> bool {
     Arc::ptr_eq(&a.ipcache, &b.ipcache)
         && Arc::ptr_eq(&a.services, &b.services)
         && Arc::ptr_eq(&a.endpoints, &b.endpoints)
+        && Arc::ptr_eq(&a.local, &b.local)
         && Arc::ptr_eq(&a.rules, &b.rules)
         && Arc::ptr_eq(&a.identities, &b.identities)
 }

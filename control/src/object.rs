@@ -107,6 +107,17 @@ impl Kind {
         self.api_versions().iter().map(split)
     }
 
+    /// Whether the kind comes by a CustomResourceDefinition.
+    pub(crate) const fn is_defined(self) -> bool {
+        matches!(
+            self,
+            Self::ClusterNetworkPolicy
+                | Self::CiliumNetworkPolicy
+                | Self::CiliumClusterwideNetworkPolicy
+                | Self::CiliumCIDRGroup
+        )
+    }
+
     const fn is_namespaced(self) -> bool {
         !matches!(
             self,

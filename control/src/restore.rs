@@ -152,6 +152,12 @@ impl Restored {
             ipcache,
             services: Arc::clone(&self.snapshot.services),
             endpoints: Arc::new(policies),
+            local: Arc::new(
+                endpoints
+                    .values()
+                    .flat_map(|endpoint| endpoint.addresses.iter().copied())
+                    .collect(),
+            ),
             rules: Arc::new(names.rules().to_vec()),
             identities: Arc::clone(&self.snapshot.identities),
         }

@@ -374,6 +374,17 @@ fn host_ports_of_this_nodes_pods_lead_to_their_containers() {
     assert_eq!(world.backends("172.18.0.2", 80), None);
 }
 
+/// The field is the pod's author's: others' addresses in it must not lead to the pod.
+#[test]
+fn host_ports_at_addresses_that_are_not_the_nodes_lead_nowhere() {
+    for addr in ["10.1.0.4", "10.96.0.7", "203.0.113.9", "fd00:1::4"] {
+        let mut world = World::new(&[&PUBLISHED.replace("172.18.0.2", &format!("'{addr}'"))]);
+        world.attach(8, "shop", "proxy");
+        assert_eq!(world.backends(addr, 443), None, "{addr}");
+        assert_eq!(world.backends("172.18.0.2", 443), None, "{addr}");
+    }
+}
+
 #[test]
 fn host_ports_go_with_the_pod_whose_slot_another_takes() {
     let other = PUBLISHED

@@ -40,7 +40,10 @@ pub enum Window {
 struct Adopted {
     /// When its window closes; `None` as long as it has no policy.
     until_ns: Option<u64>,
+    /// Connections that it went on with by a segment of its own.
     flows: u32,
+    /// Those that somebody beyond the node's stack went on with: anybody can make such segments up.
+    from_outside: u32,
 }
 
 /// Adopted endpoints whose windows have not closed.
@@ -65,6 +68,7 @@ impl Adoptions {
         let adopted = Adopted {
             until_ns: None,
             flows: 0,
+            from_outside: 0,
         };
         self.endpoints.insert(key, adopted);
     }
@@ -100,10 +104,21 @@ impl Adoptions {
         }
     }
 
-    /// A connection of the endpoint got an entry.
-    pub fn count(&mut self, key: EndpointKey) {
-        if let Some(adopted) = self.endpoints.get_mut(&key) {
+    /// Whether segments from beyond the node's stack have made as many entries for the endpoint as they may: half of its own.
+    #[must_use]
+    pub fn is_full_from_outside(&self, key: EndpointKey) -> bool {
+        let most = self.limits.flows_per_endpoint / 2;
+        self.endpoints
+            .get(&key)
+            .is_some_and(|adopted| adopted.from_outside >= most)
+    }
+
+    /// A segment made an entry. Who sent it is charged, so that nobody closes the window of another.
+    pub fn count(&mut self, sender: EndpointKey, receiver: EndpointKey) {
+        if let Some(adopted) = self.endpoints.get_mut(&sender) {
             adopted.flows += 1;
+        } else if let Some(adopted) = self.endpoints.get_mut(&receiver) {
+            adopted.from_outside += 1;
         }
     }
 

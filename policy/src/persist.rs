@@ -346,6 +346,8 @@ impl TryFrom<PersistedSnapshot> for Snapshot {
             pod_cidrs,
         } = persisted.ipcache;
         Ok(Self {
+            // The former process's endpoints; this one's are known when they are introduced.
+            local: Arc::default(),
             revision: persisted.revision,
             ipcache: Arc::new(IpCache::new(generation, entries, pod_cidrs)),
             services: Arc::new(ServiceTable::new(persisted.services)),

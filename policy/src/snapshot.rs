@@ -1,6 +1,7 @@
 //! The immutable bundle that `control` publishes and workers read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub services: Arc<ServiceTable>,
     /// Endpoint policies by slot.
     pub endpoints: Arc<Vec<Option<Arc<EndpointPolicy>>>>,
+    /// Addresses of this node's endpoints: nobody sends from them but the endpoints themselves, attached or not yet.
+    pub local: Arc<BTreeSet<IpAddr>>,
     /// Rules by [`RuleId`].
     pub rules: Arc<Vec<RuleInfo>>,
     /// Labels (`source:key=value`) of allocated identities, for people and for a stable allocation across restarts.

@@ -18,6 +18,7 @@ helm_stamp() {
 build_helm() {
   local stamp minor flags package
   stamp=$(helm_stamp) || exit 1
+  go_select
   [[ ! -x $BIN/helm || $(cat "$BIN/helm.stamp" 2>/dev/null) != "$stamp" ]] || return 0
   say "building Helm $(helm_version) (1 to 2 minutes from nothing)"
   mkdir -p "$BIN"

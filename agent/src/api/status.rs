@@ -177,6 +177,9 @@ pub struct Status {
     /// What is not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
+    /// Whether pods that come now come under policy: policies are known, and the CNI plugin is in its place, if one is installed.
+    #[serde(default)]
+    pub takes_pods: bool,
     /// Revision published last.
     pub revision: u64,
     /// Where policies come from.

@@ -27,6 +27,9 @@ pub struct StatusArgs {
     /// Have the agent read its policies now, and wait until they are in force
     #[arg(long, conflicts_with_all = ["wait", "cluster", "kubeconfig", "context"])]
     pub sync: bool,
+    /// Exit with 1 unless pods that come now come under policy: for readiness probes
+    #[arg(long, conflicts_with_all = ["wait", "sync", "cluster", "kubeconfig", "context"])]
+    pub takes_pods: bool,
     /// How long --wait waits, seconds [default: 30; of a cluster: 300]
     #[arg(long, value_name = "SECONDS", requires = "wait")]
     pub timeout: Option<u64>,

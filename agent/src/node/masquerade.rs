@@ -16,7 +16,7 @@ use tokio::process::Command;
 /// `nft` is not there, or refuses.
 pub(super) async fn ensure() -> io::Result<()> {
     let rule = |family: &str, addr: &dyn std::fmt::Display| {
-        format!("{family} saddr {addr} oifname != \"sluice_*\" masquerade")
+        format!("iifname \"sluice_fwd\" {family} saddr {addr} oifname != \"sluice_*\" masquerade")
     };
     let script = format!(
         "table inet sluice {{}}\ndelete table inet sluice\ntable inet sluice {{ chain postrouting {{\n\

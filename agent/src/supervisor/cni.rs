@@ -44,7 +44,7 @@ impl Runtime {
         if args.cni_conf_dir.is_none() && args.cni_bin_dir.is_none() {
             return Ok(None);
         }
-        let (sender, problem) = watch::channel(None);
+        let (sender, problem) = watch::channel(Some("CNI: the plugin is not installed yet".to_owned()));
         self.problem = Some(problem);
         let plugin = args.cni_plugin.clone();
         let installation = Installation {
@@ -56,19 +56,32 @@ impl Runtime {
         Ok(Some(tokio::spawn(installation.follow(sender))))
     }
 
+    /// What is wrong with the installed plugin, or its place in the runtime's configuration.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.as_ref().and_then(|problem| problem.borrow().clone())
+    }
+
     /// What does not work, for people.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let problem = self.problem.as_ref().and_then(|problem| problem.borrow().clone());
-        self.adoption_problems.iter().cloned().chain(problem).collect()
+        self.adoption_problems
+            .iter()
+            .cloned()
+            .chain(self.problem())
+            .collect()
     }
 }
 
 impl Supervisor {
     /// Puts the pods in the runtime's cache under policy that are not, and whose interface is there; not those of excluded namespaces.
     pub(super) async fn adopt_cached(&mut self) {
-        let Some((dir, until)) = &self.runtime.cache else {
+        let is_bypassed = self.runtime.problem().is_some();
+        let Some((dir, until)) = &mut self.runtime.cache else {
             return;
         };
+        if is_bypassed {
+            // Pods come up without the plugin, and go on to for as long as at the start.
+            *until = Instant::now() + ADOPTION_TIME;
+        }
         // What could not be taken is tried again.
         if Instant::now() > *until && self.runtime.adoption_problems.is_empty() {
             return;

@@ -124,6 +124,7 @@ impl Supervisor {
             node_name: self.node_name.clone(),
             is_ready: waits_for.is_empty(),
             waits_for,
+            takes_pods: revision > 0 && self.runtime.problem().is_none(),
             revision,
             source: SourceStatus {
                 location: self.source.clone(),

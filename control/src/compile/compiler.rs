@@ -1,6 +1,7 @@
 //! The compiler: what it has made so far, and what a change makes it do again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy::{EndpointPolicy, Identity, IpCache, Revision, RuleId, Snapshot};
@@ -205,11 +206,17 @@ impl Compiler {
             Arc::new(self.names.rules().to_vec())
         };
         let identities = self.identities(index, previous, changes);
+        let local: BTreeSet<IpAddr> = index
+            .endpoints()
+            .values()
+            .flat_map(|endpoint| endpoint.addresses.iter().copied())
+            .collect();
         let mut next = Snapshot {
             revision,
             ipcache,
             services,
             endpoints,
+            local: share(&previous.local, local, PartialEq::eq),
             rules,
             identities,
         };

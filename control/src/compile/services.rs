@@ -162,9 +162,10 @@ fn host_ports(index: &Index, node: &[IpAddr]) -> Vec<Service> {
                     .filter(|own| own.is_ipv4() == addr.is_ipv4())
                     .copied()
                     .collect(),
-                // Another namespace's loopback is out of a pod's reach.
-                Some(addr) if addr.is_loopback() => Vec::new(),
-                Some(addr) => vec![addr],
+                Some(addr) if node.contains(&addr) => vec![addr],
+                // Whoever may make a pod writes this field: with others' addresses it would take what is meant for them. (Loopback is
+                // out of a pod's reach.)
+                Some(_) => Vec::new(),
             };
             for addr in asked {
                 let own = endpoint

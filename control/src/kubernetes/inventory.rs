@@ -230,6 +230,13 @@ impl Inventory {
                 self.holder.insert(key.clone(), id);
                 let errors = faults.iter().map(|fault| refused(&key, fault)).collect();
                 self.errors.insert(key.clone(), errors);
+                // One that was deleted and made anew is another object: what it said before ends with it.
+                if self.good.get(&key).is_some_and(|good| uid(good) != uid(value)) {
+                    self.good.remove(&key);
+                    self.good_has_changed = true;
+                    changes.applied.retain(|object| object.key != key);
+                    changes.deleted.push(key.clone());
+                }
                 if let Some(good) = self.former_state(&key, value)
                     && let Decoded::Object(object) = object::decode(&good, &self.cluster)
                 {
@@ -274,7 +281,6 @@ impl Inventory {
         if self.good.contains_key(key) {
             return None;
         }
-        // One that was deleted and made anew is another object.
         self.restored.remove(key).filter(|good| uid(good) == uid(refused))
     }
 

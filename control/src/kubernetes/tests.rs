@@ -56,6 +56,15 @@ impl Server {
             ),
             "/api/v1/pods" if query.contains("nodeName%3Down") => list(&self.pods),
             "/api/v1/pods" | "/api/v1/namespaces" | "/api/v1/nodes" | "/api/v1/services" => list(&[]),
+            // Its own kinds are there and empty; no definition is installed.
+            "/apis" => answer(
+                StatusCode::OK,
+                &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": [
+                    {"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}]}]}),
+            ),
+            "/apis/discovery.k8s.io/v1/endpointslices" | "/apis/networking.k8s.io/v1/networkpolicies" => {
+                list(&[])
+            }
             path if path.starts_with("/apis/") => not_found(),
             path => {
                 self.asked.push((path.to_owned(), Instant::now()));

@@ -73,6 +73,12 @@ fn resource_in(kind: Kind, group: &str, version: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&gvk, kind.plural())
 }
 
+/// Whether the server answered that there is no such resource.
+fn is_not_found(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchStartFailed};
+    matches!(error, InitialListFailed(kube::Error::Api(status)) | WatchStartFailed(kube::Error::Api(status)) if status.code == 404)
+}
+
 /// What to watch.
 #[derive(Debug, Clone)]
 pub struct Watch {
@@ -112,16 +118,18 @@ impl Watch {
     pub(super) async fn run(self, id: WatchId, client: Client, reports: mpsc::Sender<(WatchId, Observed)>) {
         let mut pause = LEAST_BACKOFF;
         loop {
+            let mut was_there = false;
             for (group, version) in self.kind.group_versions() {
                 let resource = resource_in(self.kind, group, version);
                 match self.follow(id, client.clone(), &resource, &reports).await {
                     End::NobodyListens => return,
-                    End::Absent { was_there: true } => pause = LEAST_BACKOFF,
-                    End::Absent { was_there: false } => {}
+                    End::Absent { was_there: now } => was_there |= now,
                 }
             }
-            // Only now: objects of one version are not gone because another version is not served.
-            if reports.send((id, Observed::Absent)).await.is_err() {
+            // Objects of one version are not gone because another is not served, nor because the server has moved on to another.
+            if was_there {
+                pause = LEAST_BACKOFF;
+            } else if reports.send((id, Observed::Absent)).await.is_err() {
                 return;
             }
             time::sleep(pause).await;
@@ -138,8 +146,8 @@ impl Watch {
         reports: &mpsc::Sender<(WatchId, Observed)>,
     ) -> End {
         let api: Api<DynamicObject> = match &self.namespace {
-            None => Api::all_with(client, resource),
-            Some(namespace) => Api::namespaced_with(client, namespace, resource),
+            None => Api::all_with(client.clone(), resource),
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, resource),
         };
         let config = watcher::Config {
             field_selector: self.fields.clone(),
@@ -175,7 +183,7 @@ impl Watch {
                     namespace: object.namespace().unwrap_or_default(),
                     name: object.name_any(),
                 }),
-                Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
+                Err(error) if is_not_found(&error) && self.is_absent(&client, resource).await => {
                     return End::Absent { was_there };
                 }
                 Err(error) => Observed::Failed(error.to_string()),
@@ -185,6 +193,30 @@ impl Watch {
             }
         }
         End::Absent { was_there }
+    }
+
+    /// Whether the server itself says that it has no such resource: a 404 may be of anything between, and what is absent is not enforced.
+    /// Only definitions come and go; what is Kubernetes' own is always there.
+    async fn is_absent(&self, client: &Client, resource: &ApiResource) -> bool {
+        if !self.kind.is_defined() {
+            return false;
+        }
+        let Ok(groups) = client.list_api_groups().await else {
+            return false;
+        };
+        let is_served = groups.groups.iter().any(|group| {
+            group.name == resource.group
+                && group
+                    .versions
+                    .iter()
+                    .any(|version| version.version == resource.version)
+        });
+        if !is_served {
+            // A server that is Kubernetes has groups.
+            return !groups.groups.is_empty();
+        }
+        let resources = client.list_api_group_resources(&resource.api_version).await;
+        resources.is_ok_and(|list| !list.resources.iter().any(|known| known.name == resource.plural))
     }
 
     /// The whole object as the server sent it; items of lists come without `kind` and `apiVersion`.

@@ -148,6 +148,8 @@ impl Entry {
     pub const fn timeout_s(&self) -> u32 {
         match (self.tcp, self.replied) {
             (TcpState::Untracked, true) => 120,
+            // A connection older than the entry, of which one side alone was heard: anybody could have made that up.
+            (TcpState::Established, false) => TcpState::SynReceived.timeout_s(),
             (state, _) => state.timeout_s(),
         }
     }

@@ -171,6 +171,22 @@ impl TcpWindow {
         }
     }
 
+    /// Takes note of where a stream is by what its receiver has acknowledged, as long as none of its segments was seen: for
+    /// connections that are older than the entry.
+    pub fn expect(&mut self, direction: FlowDirection, ack: u32) {
+        let (own, seen) = match direction {
+            FlowDirection::Original => (&mut self.original, &mut self.original_seen),
+            FlowDirection::Reply => (&mut self.reply, &mut self.reply_seen),
+        };
+        if !*seen {
+            *seen = true;
+            *own = Stream {
+                expected: ack,
+                next: ack,
+            };
+        }
+    }
+
     /// Whether the receiver of a reset takes it: its number lies between what the receiver expects and what was sent
     /// (RFC 5961, 3.2, demands the former; bytes may be under way).
     #[must_use]

@@ -2,8 +2,8 @@
 
 use policy::{Direction, DropReason, EndpointKey, Identity};
 
-use super::parse;
 use super::policy::Refused;
+use super::{parse, source_guard};
 use crate::graph::{Graph, Refusal, Tracked, Transit};
 use crate::xsk::Packet;
 
@@ -48,7 +48,9 @@ fn waiting_for(transit: &Transit, tracked: &Tracked, refused: Refused) -> Option
         Direction::Egress => (destination, transit.sender),
         Direction::Ingress => (source, tracked.destination),
     };
-    let is_first = tracked.entry.is_none() && transit.headers.fragment.is_none();
+    // Nor a packet of many frames: what opens a connection has one.
+    let is_first =
+        tracked.entry.is_none() && transit.headers.fragment.is_none() && transit.packet.frames() == 1;
     (peer == Identity::UNMANAGED && is_first).then_some(endpoint)
 }
 
@@ -74,7 +76,12 @@ pub fn release(graph: &mut Graph, all: bool, outbox: &mut Vec<(EndpointKey, Pack
         let Some(transit) = graph.holds.pop(now, all) else {
             break;
         };
-        let sent = parse::flow_key(&transit.headers);
+        // Meanwhile an endpoint may have got the address that somebody beyond the node's stack claims.
+        let guarded = match transit.sender.slot.is_endpoint() {
+            true => Ok(()),
+            false => source_guard::node(&graph.interfaces, &graph.snapshot, &transit.headers),
+        };
+        let sent = guarded.and_then(|()| parse::flow_key(&transit.headers));
         match sent {
             Ok(sent) => graph.resume(
                 Transit {

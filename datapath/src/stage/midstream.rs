@@ -114,7 +114,8 @@ fn receiver_of_adopted(graph: &Graph, transit: &Transit) -> Result<Option<Endpoi
         true => graph.adoptions.window(key, graph.clock.mono_ns),
         false => Window::Open,
     });
-    if windows.contains(&Window::Closed) {
+    let is_flooded = !transit.sender.slot.is_endpoint() && graph.adoptions.is_full_from_outside(receiver);
+    if windows.contains(&Window::Closed) || is_flooded {
         Ok(None)
     } else if windows.contains(&Window::Waits) {
         Err(DropReason::EndpointNotReady)
@@ -164,6 +165,8 @@ impl Candidate {
             .map_err(|_invalid| DropReason::InvalidTcp)?;
         judged.stamp_on(&mut self.entry, self.source, self.destination);
         self.entry.tcp = TcpState::SynReceived;
+        // So that a side that knows nothing of the connection ends it by its reset.
+        self.entry.window.expect(self.direction.reverse(), tcp.ack);
         let id = graph
             .conntrack
             .insert(self.entry, graph.clock.seconds())
@@ -171,8 +174,9 @@ impl Candidate {
                 InsertError::Full => DropReason::ConntrackFull,
                 InsertError::Quota => DropReason::FlowQuota,
             })?;
-        graph.adoptions.count(self.entry.source);
-        graph.adoptions.count(self.entry.destination);
+        graph
+            .adoptions
+            .count(transit.sender, self.entry.receiver(self.direction));
         graph.counters.adopted_flows.add(1);
         if !report_audits(graph, transit, judged, &self.entry, Audited::default()) {
             let event = graph.event(transit, self.source, self.destination, judged.event);

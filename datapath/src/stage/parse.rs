@@ -40,7 +40,9 @@ pub fn run(
     };
     let guarded = match &interface.kind {
         InterfaceKind::Endpoint(endpoint) => source_guard::endpoint(endpoint, &headers),
-        InterfaceKind::Host | InterfaceKind::Forward => source_guard::node(&graph.interfaces, &headers),
+        InterfaceKind::Host | InterfaceKind::Forward => {
+            source_guard::node(&graph.interfaces, &graph.snapshot, &headers)
+        }
     };
     if let Err(reason) = guarded {
         return unparsed(graph, packet, sender, reason);

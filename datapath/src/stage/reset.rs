@@ -1,6 +1,6 @@
 //! Resets that the worker sends itself, and what stands for them where there is no connection.
 
-use policy::EndpointKey;
+use policy::{EndpointKey, Slot};
 
 use super::icmp_error;
 use crate::conntrack::Entry;
@@ -14,7 +14,10 @@ use crate::xsk::Packet;
 /// Answers a TCP segment without a connection with a reset, so that a pod whose connections the worker does not know (it was
 /// restarted) opens new ones at once instead of retransmitting into the void. Only pods are answered: their source is proven.
 pub fn answer_midstream(graph: &mut Graph, transit: &Transit, outbox: &mut Vec<(EndpointKey, Packet)>) {
-    if transit.sender.slot.is_endpoint() && transit.headers.fragment.is_none() {
+    // The node's own processes are who they are by the path; beyond the forwarding pair may be anybody.
+    let is_known =
+        transit.sender.slot.is_endpoint() || (graph.translate_host && transit.sender.slot == Slot::HOST);
+    if is_known && transit.headers.fragment.is_none() {
         answer(graph, transit, outbox);
     }
 }

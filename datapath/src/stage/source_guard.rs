@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::DropReason;
+use policy::{DropReason, Snapshot};
 
 use crate::interface::EndpointConfig;
 use crate::interface_table::InterfaceTable;
@@ -50,8 +50,9 @@ pub fn endpoint(config: &EndpointConfig, headers: &IpHeaders) -> Result<(), Drop
 ///
 /// # Errors
 /// `SpoofedEndpoint` if the source is a local endpoint's address, which never enters this way; see [`destination`] for the others.
-pub fn node(interfaces: &InterfaceTable, headers: &IpHeaders) -> Result<(), DropReason> {
-    if interfaces.endpoint_at(headers.source).is_some() {
+pub fn node(interfaces: &InterfaceTable, snapshot: &Snapshot, headers: &IpHeaders) -> Result<(), DropReason> {
+    // Known to policy before its interface is attached.
+    if interfaces.endpoint_at(headers.source).is_some() || snapshot.local.contains(&headers.source) {
         return Err(DropReason::SpoofedEndpoint);
     }
     let never_a_source = headers.source.is_multicast()

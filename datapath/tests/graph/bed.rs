@@ -155,6 +155,8 @@ pub struct Bed {
     pub services: Vec<Service>,
     /// Pods of other nodes that this node knows.
     pub known: Vec<(IpAddr, Identity)>,
+    /// Addresses that policy knows as endpoints', attached or not.
+    pub local: Vec<IpAddr>,
     /// Pods in audit mode.
     pub audits: Vec<Pod>,
     revision: u64,
@@ -192,6 +194,7 @@ impl Bed {
             ],
             services: Vec::new(),
             known: Vec::new(),
+            local: Vec::new(),
             audits: Vec::new(),
             revision: 0,
             ipcache_generation: 1,
@@ -335,6 +338,7 @@ impl Bed {
             ipcache: Arc::new(ipcache),
             services: Arc::new(ServiceTable::new(self.services.clone())),
             endpoints: Arc::new(endpoints),
+            local: Arc::new(self.local.iter().copied().collect()),
             ..Snapshot::default()
         };
         self.handle.publish(Arc::new(snapshot)).unwrap();

@@ -291,3 +291,22 @@ fn audited_denial_of_an_unknown_pod_passes_at_once() {
     bed.got_one(B.key());
     assert_eq!(bed.counters().held.get(), 0);
 }
+
+/// Policy knows a pod before its interface is attached: who used its address from elsewhere must not become that pod meanwhile.
+#[test]
+fn held_packet_from_an_address_that_becomes_an_endpoints_is_dropped_as_forged() {
+    for from in [remote(), remote6()] {
+        let mut bed = bed();
+        bed.send(FORWARD, &to_b(from, 40_000));
+        assert_eq!(held(&bed), 1);
+        bed.local.push(from);
+        learn(&mut bed, from, REMOTE);
+        assert!(bed.got_nothing());
+        assert_eq!((held(&bed), bed.dropped(DropReason::SpoofedEndpoint)), (0, 1));
+        // Nor does a packet that comes only now.
+        bed.send(FORWARD, &to_b(from, 40_001));
+        assert!(bed.got_nothing());
+        assert_eq!(bed.dropped(DropReason::SpoofedEndpoint), 2);
+        bed.assert_no_frame_lost();
+    }
+}

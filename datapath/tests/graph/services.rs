@@ -496,3 +496,14 @@ fn what_comes_from_outside_is_not_translated_without_kube_proxy_either() {
     assert_eq!(bed.dropped(DropReason::Unroutable), 1);
     assert!(bed.got_nothing());
 }
+
+/// After a restart of the agent: the node's processes would wait for their own timeouts.
+#[test]
+fn segment_of_an_unknown_connection_of_the_node_to_a_service_is_reset() {
+    let mut bed = without_kube_proxy();
+    publish(&mut bed, &[web(&[B])]);
+    Conn::between(HOST, NODE.parse().unwrap(), HOST, vip(), 80).client_sends(&mut bed, DATA, b"more");
+    let seen = bed.got_one(HOST);
+    assert!(seen.tcp().flags.has(TcpFlags::RST));
+    assert_eq!((seen.ip.source, bed.dropped(DropReason::Midstream)), (vip(), 1));
+}

@@ -56,6 +56,7 @@ fn sample() -> Snapshot {
         protocol: Protocol::TCP,
     };
     Snapshot {
+        local: Arc::default(),
         revision: Revision(12),
         ipcache: Arc::new(IpCache::new(
             IpCacheGeneration(4),

@@ -41,6 +41,9 @@ pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<Exi
         Output::Text => print_line(&text(&status))?,
         Output::Json => print_json(&status)?,
     };
+    if args.takes_pods && !status.takes_pods {
+        bail!("pods that come now do not come under policy");
+    }
     if args.wait && !status.is_ready {
         bail!("not ready after {timeout} s: {}", status.waits_for.join("; "));
     }
@@ -49,6 +52,9 @@ pub(super) async fn run(run_dir: &Path, args: &StatusArgs) -> anyhow::Result<Exi
 
 /// Whether the cluster is meant, and not an agent of this machine.
 fn wants_cluster(run_dir: &Path, args: &StatusArgs) -> bool {
+    if args.takes_pods {
+        return false;
+    }
     let is_asked_for = args.cluster || args.access.is_given();
     // A run directory that was named is an agent's.
     let is_nowhere = run_dir == Path::new(DEFAULT_RUN_DIR) && !run_dir.join(SOCKET_NAME).exists();

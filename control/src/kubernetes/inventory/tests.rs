@@ -174,6 +174,23 @@ fn a_refused_object_keeps_its_last_good_state_until_it_is_gone() {
 }
 
 #[test]
+fn an_object_that_was_made_anew_has_nothing_of_the_one_that_was_deleted() {
+    let with_uid = |field: &str, uid: &str| {
+        let mut object = policy("p", field);
+        object["metadata"]["uid"] = uid.into();
+        object
+    };
+    let mut inventory = inventory();
+    changed(
+        &mut inventory,
+        vec![(POLICIES, Observed::Applied(with_uid("egress", "1")))],
+    );
+    let anew = vec![(POLICIES, Observed::Applied(with_uid("egres", "2")))];
+    assert_eq!(changed(&mut inventory, anew), (names(&[]), names(&["p"])));
+    assert_eq!(inventory.errors().len(), 1);
+}
+
+#[test]
 fn a_failure_is_reported_until_the_watch_has_something_else_to_say() {
     let mut inventory = inventory();
     changed(
