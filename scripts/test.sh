@@ -30,7 +30,7 @@ USAGE
 say() { printf '\n== %s\n' "$*"; }
 die() { printf 'test: error: %s\n' "$*" >&2; exit 1; }
 
-PASSED=0 FAILED=0 SUMMARY=()
+PASSED=0 FAILED=0 SUMMARY=() FAILURES=()
 
 # Counts what a log says of its tests: cargo's and the end-to-end suite's results, and the checks'.
 count() {
@@ -45,6 +45,18 @@ count() {
   ' "$1"
 }
 
+# What a log says of the tests that failed, so that the end of all output tells it, too: their names and reasons, or, where no
+# test is named, the log's end.
+failures() {
+  awk '
+    /^test .* \.\.\. FAILED|^check .* \.\.\. FAILED|^nothing to test on: |^---- .* stdout ----$/ { left = 12; found = 1 }
+    /^test .* \.\.\. ok|agent.s log:$/ { left = 0 }
+    left > 0 { print; left-- }
+    { last[NR % 20] = $0 }
+    END { if (!found) for (i = NR - 19; i <= NR; i++) if (i > 0) print last[i % 20] }
+  ' "$1" | cut -c -300
+}
+
 # step NAME COMMAND...: runs it, shows and keeps its output, and counts its tests. A step that fails without a failed test
 # (it does not compile, it has been killed) counts as one.
 step() {
@@ -57,6 +69,7 @@ step() {
   if ((status != 0 && failed == 0)); then failed=1; fi
   if ((status == 0 && passed + failed == 0)); then passed=1; fi
   PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
+  if ((failed > 0)); then FAILURES+=("$name:"$'\n'"$(failures "$log" | sed 's/^/  /')"); fi
   SUMMARY+=("$(printf '%-14s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - started)))")
 }
 
@@ -146,6 +159,10 @@ main() {
   fi
   say "Summary"
   printf '%s\n' "${SUMMARY[@]}"
+  if ((${#FAILURES[@]} > 0)); then
+    say "Failures"
+    printf '%s\n' "${FAILURES[@]}"
+  fi
   printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
   ((FAILED == 0))
 }

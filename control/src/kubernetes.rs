@@ -24,7 +24,7 @@ use tokio::time;
 use self::inventory::Inventory;
 pub use self::peers::{PeerSource, PodPeers};
 use self::watch::MOST_BACKOFF;
-pub use self::watch::{Observed, Watch, WatchId, resource};
+pub use self::watch::{Observed, Watch, WatchId, resource, resources};
 use crate::object::Kind;
 use crate::source::{Changes, ObjectError};
 

@@ -341,6 +341,18 @@ fn echo_once(netns: &Netns, port: u16) -> Result<thread::JoinHandle<Result<Vec<u
     }))
 }
 
+/// A connection of the friend to such a server, and what the server has received when it ends.
+fn connect_once(
+    bed: &Lifecycle,
+    address: SocketAddr,
+) -> Result<(thread::JoinHandle<Result<Vec<u8>>>, TcpStream)> {
+    let server = echo_once(&bed.server.netns, address.port())?;
+    let connect = || TcpStream::connect_timeout(&address, wait::LONG);
+    let stream = bed.friend.netns.enter(connect)?;
+    stream.set_read_timeout(Some(wait::LONG))?;
+    Ok((server, stream))
+}
+
 fn exchange(stream: &mut TcpStream, text: &[u8]) -> Result<()> {
     stream.write_all(text)?;
     let mut answer = vec![0; text.len()];
@@ -355,12 +367,7 @@ fn established_connection_survives_a_restart_and_one_under_http_rules_is_reset(
     bed.guarded()?;
     drop(bed.http.take_requests());
     for (tcp, http) in bed.server.at(TCP_PORT).into_iter().zip(bed.server.at(HTTP_PORT)) {
-        let server = echo_once(&bed.server.netns, TCP_PORT)?;
-        let mut stream = bed
-            .friend
-            .netns
-            .enter(|| TcpStream::connect_timeout(&tcp, wait::LONG))?;
-        stream.set_read_timeout(Some(wait::LONG))?;
+        let (server, mut stream) = connect_once(bed, tcp)?;
         exchange(&mut stream, b"before the restart")?;
         let mut judged = http::Client::connect(&bed.friend.netns, http)?;
         ensure!(judged.get("/")? == Response::served("/"));
@@ -392,12 +399,7 @@ fn new_policy_cuts_an_established_connection(bed: &mut Lifecycle) -> Result<()> 
     bed.guarded()?;
     for address in bed.server.at(TCP_PORT) {
         bed.lab.enforce(&[("server", POLICY)])?;
-        let server = echo_once(&bed.server.netns, TCP_PORT)?;
-        let mut stream = bed
-            .friend
-            .netns
-            .enter(|| TcpStream::connect_timeout(&address, wait::LONG))?;
-        stream.set_read_timeout(Some(wait::LONG))?;
+        let (server, mut stream) = connect_once(bed, address)?;
         exchange(&mut stream, b"before the policy")?;
 
         let before = bed.lab.agent().drops()?;

@@ -6,6 +6,7 @@
 pub mod cleanup;
 mod exec;
 mod manifest;
+pub mod objects;
 pub mod policies;
 pub mod removal;
 pub mod status;

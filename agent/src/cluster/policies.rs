@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use control::object::{self, Decoded, Kind};
-use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::core::GroupVersionKind;
-use kube::{Api, Client};
+use kube::Client;
+use kube::api::DynamicObject;
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterError, PAGE, asking};
+use super::ClusterError;
+use super::objects::list_kind;
 
 /// Name that policies are scoped to, as the agent's.
 pub const CLUSTER_NAME: &str = "default";
@@ -21,21 +21,6 @@ pub const KINDS: [Kind; 5] = [
     Kind::CiliumClusterwideNetworkPolicy,
     Kind::CiliumCIDRGroup,
 ];
-
-/// How a kind is asked for.
-#[must_use]
-pub fn resource(kind: Kind) -> ApiResource {
-    let (group, version) = match kind {
-        Kind::NetworkPolicy => ("networking.k8s.io", "v1"),
-        Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "v1alpha2"),
-        Kind::CiliumNetworkPolicy | Kind::CiliumClusterwideNetworkPolicy | Kind::CiliumCIDRGroup => {
-            ("cilium.io", "v2")
-        }
-        Kind::EndpointSlice => ("discovery.k8s.io", "v1"),
-        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service => ("", "v1"),
-    };
-    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind.name()))
-}
 
 /// Policies as the API server has them.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -63,7 +48,7 @@ impl Policies {
     pub async fn read(client: &Client) -> Result<Self, ClusterError> {
         let mut policies = Self::default();
         for kind in KINDS {
-            let Some(objects) = list(client, &resource(kind)).await? else {
+            let Some(objects) = list_kind(client, kind).await? else {
                 continue;
             };
             let count = policies.kinds.entry(kind.name().into()).or_default();
@@ -87,37 +72,6 @@ impl Policies {
                 total: sum.total + count.total,
                 valid: sum.valid + count.valid,
             })
-    }
-}
-
-/// All objects of a resource; `None` if the server has none such.
-///
-/// # Errors
-/// [`ClusterError::Request`]
-pub async fn list(
-    client: &Client,
-    resource: &ApiResource,
-) -> Result<Option<Vec<DynamicObject>>, ClusterError> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
-    let mut objects = Vec::new();
-    let mut parameters = ListParams::default().limit(PAGE);
-    loop {
-        let page = match api.list(&parameters).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
-            page => page.map_err(asking(resource.plural.clone()))?,
-        };
-        // Items of a list do not name their kind.
-        objects.extend(page.items.into_iter().map(|mut object| {
-            object.types.get_or_insert_with(|| kube::core::TypeMeta {
-                api_version: resource.api_version.clone(),
-                kind: resource.kind.clone(),
-            });
-            object
-        }));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters = parameters.continue_token(&token),
-            None => return Ok(Some(objects)),
-        }
     }
 }
 
@@ -165,21 +119,6 @@ mod tests {
         assert!(
             refused.starts_with("CiliumNetworkPolicy shop/p: spec.ingres: "),
             "{refused}"
-        );
-    }
-
-    #[test]
-    fn resources_are_named_as_in_urls() {
-        let plurals = KINDS.map(|kind| resource(kind).plural);
-        assert_eq!(
-            plurals,
-            [
-                "networkpolicies",
-                "clusternetworkpolicies",
-                "ciliumnetworkpolicies",
-                "ciliumclusterwidenetworkpolicies",
-                "ciliumcidrgroups"
-            ]
         );
     }
 }

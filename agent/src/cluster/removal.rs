@@ -1,11 +1,12 @@
 //! What was installed beside the agents: found by name or label, and deleted.
 
+use control::api::definition::{self, Definition};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Api;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
 
-use super::policies::list;
+use super::objects::list;
 use super::{Cluster, ClusterError, NAME, OPERATOR, asking};
 
 /// Group, version and kind of what is in sluice's namespace.
@@ -24,14 +25,6 @@ const NAMESPACED: [(&str, &str, &str); 8] = [
 const CLUSTER_WIDE: [(&str, &str, &str); 2] = [
     ("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding"),
     ("rbac.authorization.k8s.io", "v1", "ClusterRole"),
-];
-
-/// The definitions in `deploy/crds`.
-pub const CRDS: [&str; 4] = [
-    "ciliumnetworkpolicies.cilium.io",
-    "ciliumclusterwidenetworkpolicies.cilium.io",
-    "ciliumcidrgroups.cilium.io",
-    "clusternetworkpolicies.policy.networking.k8s.io",
 ];
 
 /// Label that Cilium's operator gives its definitions.
@@ -110,38 +103,45 @@ impl Cluster {
     pub async fn delete_crds(&self) -> Result<Vec<CrdRemoval>, ClusterError> {
         let api: Api<CustomResourceDefinition> = Api::all(self.client());
         let mut outcome = Vec::new();
-        for name in CRDS {
-            let Some(crd) = api.get_opt(name).await.map_err(asking(name))? else {
+        for name in definition::ALL.iter().map(Definition::name) {
+            let Some(crd) = api.get_opt(&name).await.map_err(asking(name.as_str()))? else {
                 continue;
             };
             if let Some(owner) = foreign_owner(&crd) {
-                outcome.push(CrdRemoval::Left(name.into(), format!("it is of {owner}")));
+                outcome.push(CrdRemoval::Left(name, format!("it is of {owner}")));
                 continue;
             }
-            let objects = self.count_objects(&crd).await?;
-            if objects > 0 {
-                outcome.push(CrdRemoval::Left(
-                    name.into(),
-                    format!("there are {objects} objects of it"),
-                ));
-                continue;
+            match self.count_objects(&crd).await? {
+                Some(0) => {}
+                Some(objects) => {
+                    outcome.push(CrdRemoval::Left(
+                        name,
+                        format!("there are {objects} objects of it"),
+                    ));
+                    continue;
+                }
+                // With it would go all that there may be.
+                None => {
+                    outcome.push(CrdRemoval::Left(name, "its objects cannot be counted".into()));
+                    continue;
+                }
             }
-            let deletion = api.delete(name, &DeleteParams::background()).await;
+            let deletion = api.delete(&name, &DeleteParams::background()).await;
             deletion.map_err(asking(format!("deletion of {name}")))?;
-            outcome.push(CrdRemoval::Deleted(name.into()));
+            outcome.push(CrdRemoval::Deleted(name));
         }
         Ok(outcome)
     }
 
-    async fn count_objects(&self, crd: &CustomResourceDefinition) -> Result<usize, ClusterError> {
+    /// How many objects there are of a definition; `None` if the server has it, but not its objects.
+    async fn count_objects(&self, crd: &CustomResourceDefinition) -> Result<Option<usize>, ClusterError> {
         let served = crd.spec.versions.iter().find(|version| version.served);
-        let Some(version) = served else { return Ok(0) };
+        let Some(version) = served else { return Ok(None) };
         let names = &crd.spec.names;
         let kind = GroupVersionKind::gvk(&crd.spec.group, &version.name, &names.kind);
         let resource = ApiResource::from_gvk_with_plural(&kind, &names.plural);
-        Ok(list(&self.client(), &resource)
-            .await?
-            .map_or(0, |objects| objects.len()))
+        let objects = list(&self.client(), &resource).await?;
+        Ok(objects.map(|objects| objects.len()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use control::kubernetes::resources;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
@@ -317,8 +318,7 @@ impl Deployment {
     /// What cannot be removed.
     pub async fn remove(&self) -> anyhow::Result<()> {
         let marked = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
-        for kind in policies::KINDS {
-            let resource = policies::resource(kind);
+        for resource in policies::KINDS.into_iter().flat_map(resources) {
             let api: Api<DynamicObject> = Api::all_with(self.client(), &resource);
             let objects = match api.list(&marked).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => continue,

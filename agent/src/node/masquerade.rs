@@ -5,10 +5,15 @@
 
 use std::io;
 use std::process::Stdio;
+use std::time::Duration;
 
 use datapath::translation::{NODE_CLIENT_V4, NODE_CLIENT_V6};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::time::timeout;
+
+/// How long `nft` may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Makes the table anew, in one transaction.
 ///
@@ -47,7 +52,9 @@ async fn feed(script: &str) -> io::Result<()> {
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(script.as_bytes()).await?;
     }
-    let output = child.wait_with_output().await?;
+    // Nothing else of the node's state is looked after meanwhile; dropped, the process is killed.
+    let ended = timeout(PATIENCE, child.wait_with_output()).await;
+    let output = ended.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
     if output.status.success() {
         return Ok(());
     }

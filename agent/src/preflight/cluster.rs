@@ -1,5 +1,6 @@
 //! Checks of a cluster, by its API server.
 
+use control::api::definition;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -8,7 +9,7 @@ use kube::api::ListParams;
 
 use super::{Check, LEAST_KERNEL, is_new_enough};
 use crate::cluster::policies::Policies;
-use crate::cluster::removal::{CRDS, foreign_owner};
+use crate::cluster::removal::foreign_owner;
 use crate::cluster::{Cluster, ClusterError, asking};
 
 /// Nodes that agents can follow each other's pods on: each watches all pods of the cluster.
@@ -109,8 +110,9 @@ async fn crds(cluster: &Cluster) -> Result<Vec<Check>, ClusterError> {
     const NAME: &str = "crds";
     let api: Api<CustomResourceDefinition> = Api::all(cluster.client());
     let mut checks = Vec::new();
-    for name in CRDS {
-        let Some(crd) = api.get_opt(name).await.map_err(asking(name))? else {
+    for definition in definition::ALL {
+        let name = definition.name();
+        let Some(crd) = api.get_opt(&name).await.map_err(asking(name.as_str()))? else {
             let remedy = "policies of this kind cannot be made until it is there: kubectl apply --server-side -f deploy/crds";
             checks.push(Check::warning(NAME, format!("{name}: not installed"), remedy));
             continue;
@@ -123,16 +125,18 @@ async fn crds(cluster: &Cluster) -> Result<Vec<Check>, ClusterError> {
             .filter(|version| version.served)
             .map(|version| version.name.as_str())
             .collect();
-        let needed = if name.ends_with("cilium.io") {
-            "v2"
-        } else {
-            "v1alpha2"
-        };
         let found = format!("{name}: of {owner}, serves {}", versions.join(", "));
-        checks.push(if versions.contains(&needed) {
+        let is_read = definition
+            .versions
+            .iter()
+            .any(|version| versions.contains(version));
+        checks.push(if is_read {
             Check::ok(NAME, found)
         } else {
-            let remedy = format!("agents ask for {needed}: install a definition that serves it");
+            let remedy = format!(
+                "agents ask for {}: install a definition that serves it",
+                definition.versions.join(" or ")
+            );
             Check::warning(NAME, found, remedy)
         });
     }

@@ -1,5 +1,7 @@
 //! What is read, and how.
 
+use control::kubernetes::resource;
+use control::object::Kind;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -13,7 +15,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::{MOST_PART, redaction};
-use crate::cluster::{Cluster, Exec, ExecError, NAME, OPERATOR, policies, reason};
+use crate::cluster::{Cluster, ClusterError, Exec, ExecError, NAME, OPERATOR, objects, reason};
 
 /// Port of the agents' metrics.
 const METRICS_PORT: u16 = 9964;
@@ -34,58 +36,19 @@ const COMMANDS: [(&str, &[&str]); 12] = [
     ("preflight.txt", &["sluice", "preflight"]),
 ];
 
-/// Lists of objects: file, group, version, kind, and whether only sluice's namespace is read. Secrets are not among them.
-const LISTS: [(&str, &str, &str, &str, bool); 15] = [
-    ("nodes", "", "v1", "Node", false),
-    ("namespaces", "", "v1", "Namespace", false),
-    ("pods", "", "v1", "Pod", false),
-    ("services", "", "v1", "Service", false),
-    ("endpointslices", "discovery.k8s.io", "v1", "EndpointSlice", false),
-    (
-        "customresourcedefinitions",
-        "apiextensions.k8s.io",
-        "v1",
-        "CustomResourceDefinition",
-        false,
-    ),
-    (
-        "networkpolicies",
-        "networking.k8s.io",
-        "v1",
-        "NetworkPolicy",
-        false,
-    ),
-    (
-        "clusternetworkpolicies",
-        "policy.networking.k8s.io",
-        "v1alpha2",
-        "ClusterNetworkPolicy",
-        false,
-    ),
-    (
-        "ciliumnetworkpolicies",
-        "cilium.io",
-        "v2",
-        "CiliumNetworkPolicy",
-        false,
-    ),
-    (
-        "ciliumclusterwidenetworkpolicies",
-        "cilium.io",
-        "v2",
-        "CiliumClusterwideNetworkPolicy",
-        false,
-    ),
-    ("ciliumcidrgroups", "cilium.io", "v2", "CiliumCIDRGroup", false),
-    ("daemonsets", "apps", "v1", "DaemonSet", true),
-    ("deployments", "apps", "v1", "Deployment", true),
-    ("events", "", "v1", "Event", true),
-    ("leases", "coordination.k8s.io", "v1", "Lease", true),
+/// Kinds that agents do not follow: group, version, name, and whether only sluice's namespace is read. Secrets are not among them.
+const LISTS: [(&str, &str, &str, bool); 5] = [
+    ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", false),
+    ("apps", "v1", "DaemonSet", true),
+    ("apps", "v1", "Deployment", true),
+    ("", "v1", "Event", true),
+    ("coordination.k8s.io", "v1", "Lease", true),
 ];
 
 /// What to read.
 #[derive(Debug, Clone)]
 enum Source {
+    Kind(Kind),
     List {
         resource: ApiResource,
         namespace: Option<String>,
@@ -121,12 +84,19 @@ pub(super) async fn plan(cluster: &Cluster, flows: u32) -> (Vec<Part>, Vec<Strin
         path: "version.json".into(),
         source: Source::Version,
     }];
-    parts.extend(LISTS.iter().map(|(file, group, version, kind, is_own)| Part {
-        path: format!("objects/{file}.json"),
-        source: Source::List {
-            resource: ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind)),
-            namespace: is_own.then(|| cluster.namespace().to_owned()),
-        },
+    parts.extend(Kind::ALL.into_iter().map(|kind| Part {
+        path: format!("objects/{}.json", resource(kind).plural),
+        source: Source::Kind(kind),
+    }));
+    parts.extend(LISTS.iter().map(|(group, version, kind, is_own)| {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Part {
+            path: format!("objects/{}.json", resource.plural),
+            source: Source::List {
+                resource,
+                namespace: is_own.then(|| cluster.namespace().to_owned()),
+            },
+        }
     }));
     match own_pods(cluster).await {
         Ok(pods) => {
@@ -219,6 +189,7 @@ impl Part {
                     json!({"sluice": env!("CARGO_PKG_VERSION"), "kubernetes": version, "url": cluster.url()});
                 Ok(pretty(&own))
             }
+            Source::Kind(kind) => whole(objects::list_kind(&client, *kind).await),
             Source::List { resource, namespace } => list(&client, resource, namespace.as_deref()).await,
             Source::Log {
                 pod,
@@ -261,19 +232,20 @@ fn pretty(value: &Value) -> Vec<u8> {
 }
 
 async fn list(client: &Client, resource: &ApiResource, namespace: Option<&str>) -> Result<Vec<u8>, String> {
-    let items = match namespace {
-        Some(namespace) => {
-            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
-            api.list(&ListParams::default())
-                .await
-                .map_err(|error| reason(&error))?
-                .items
-        }
-        None => policies::list(client, resource)
-            .await
-            .map_err(|error| error.to_string())?
-            .ok_or("the cluster has no such kind")?,
+    let Some(namespace) = namespace else {
+        return whole(objects::list(client, resource).await);
     };
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
+    let items = api.list(&ListParams::default()).await;
+    redacted(items.map_err(|error| reason(&error))?.items)
+}
+
+fn whole(objects: Result<Option<Vec<DynamicObject>>, ClusterError>) -> Result<Vec<u8>, String> {
+    let objects = objects.map_err(|error| error.to_string())?;
+    redacted(objects.ok_or("the cluster has no such kind")?)
+}
+
+fn redacted(items: Vec<DynamicObject>) -> Result<Vec<u8>, String> {
     let mut items = serde_json::to_value(items).map_err(|error| error.to_string())?;
     redaction::object(&mut items);
     Ok(pretty(
@@ -315,7 +287,7 @@ mod tests {
         assert!(
             LISTS
                 .iter()
-                .all(|(_, _, _, kind, _)| *kind != "Secret" && *kind != "ConfigMap")
+                .all(|(_, _, kind, _)| *kind != "Secret" && *kind != "ConfigMap")
         );
     }
 

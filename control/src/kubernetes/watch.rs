@@ -61,6 +61,12 @@ enum End {
     },
 }
 
+/// The resources of a kind, one of each version that is read: the preferred first. A server may have any of them.
+pub fn resources(kind: Kind) -> impl Iterator<Item = ApiResource> {
+    kind.group_versions()
+        .map(move |(group, version)| resource_in(kind, group, version))
+}
+
 /// The resource of a kind, in the version that is preferred.
 #[must_use]
 pub fn resource(kind: Kind) -> ApiResource {
@@ -119,8 +125,7 @@ impl Watch {
         let mut pause = LEAST_BACKOFF;
         loop {
             let mut was_there = false;
-            for (group, version) in self.kind.group_versions() {
-                let resource = resource_in(self.kind, group, version);
+            for resource in resources(self.kind) {
                 match self.follow(id, client.clone(), &resource, &reports).await {
                     End::NobodyListens => return,
                     End::Absent { was_there: now } => was_there |= now,

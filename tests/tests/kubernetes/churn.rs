@@ -64,12 +64,15 @@ fn resources(bed: &Installed, node: &str) -> Result<BTreeMap<String, i64>> {
                 .map_or(-1, |list| list.len() as i64),
         ),
     ]);
-    // In the node's own view: its kernel objects, and the agent's descriptors.
+    // In the node's own view: its kernel objects, and the agent's descriptors, but its TCP connections: those to the API server come
+    // and go, and none is a pod's.
     for (name, script) in [
         (
             "descriptors of the agent",
             "for d in /proc/[0-9]*; do [ \"$(cat $d/comm 2>/dev/null)\" = sluice ] && \
-             tr '\\0' ' ' <$d/cmdline | grep -q ' agent ' && ls $d/fd | wc -l; done | sort -n | tail -n 1",
+             tr '\\0' ' ' <$d/cmdline | grep -q ' agent ' && ls -l $d/fd | \
+             awk 'FILENAME != \"-\" { tcp[\"socket:[\" $10 \"]\"]; next } /->/ && !($NF in tcp) { n++ } END { print n + 0 }' \
+             /proc/net/tcp /proc/net/tcp6 -; done | sort -n | tail -n 1",
         ),
         ("IPv4 routes", "ip route show table all | wc -l"),
         (
@@ -89,6 +92,19 @@ fn resources(bed: &Installed, node: &str) -> Result<BTreeMap<String, i64>> {
         found.insert(name.to_owned(), number);
     }
     Ok(found)
+}
+
+fn delete_churned(bed: &Installed) -> Result<()> {
+    bed.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "delete",
+        "pod",
+        "-l",
+        "app=churned",
+        "--wait=true",
+    ])?;
+    Ok(())
 }
 
 fn churned_pods_are_never_open_to_strangers_and_leave_nothing_behind(bed: &mut Installed) -> Result<()> {
@@ -116,15 +132,7 @@ fn churned_pods_are_never_open_to_strangers_and_leave_nothing_behind(bed: &mut I
         .map(|(name, node)| PodSpec::web(name, "app: churned", node))
         .collect();
     bed.pods(NAMESPACE, &first)?;
-    bed.kubectl(&[
-        "-n",
-        NAMESPACE,
-        "delete",
-        "pod",
-        "-l",
-        "app=churned",
-        "--wait=true",
-    ])?;
+    delete_churned(bed)?;
     let settled = |name: &str| -> Result<BTreeMap<String, i64>> {
         // Runtime and agent let go of a pod some moments after its object.
         let mut last = resources(bed, name)?;
@@ -202,15 +210,7 @@ fn churned_pods_are_never_open_to_strangers_and_leave_nothing_behind(bed: &mut I
                 Ok((sweeps(probe)?.0 >= before + 2).then_some(()))
             })?;
         }
-        bed.kubectl(&[
-            "-n",
-            NAMESPACE,
-            "delete",
-            "pod",
-            "-l",
-            "app=churned",
-            "--wait=true",
-        ])?;
+        delete_churned(bed)?;
         created += wave;
     }
     let (_, reached, _) = sweeps("friend")?;

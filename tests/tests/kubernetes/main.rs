@@ -10,6 +10,7 @@ mod bed;
 mod churn;
 mod node;
 mod outage;
+mod plugin;
 mod pods;
 mod probes;
 mod propagation;
@@ -22,7 +23,7 @@ use bed::Installed;
 use sluice_e2e::suite;
 
 fn main() -> ExitCode {
-    let quick: [&[suite::Case<Installed>]; 3] = [article::CASES, probes::CASES, pods::CASES];
+    let quick: [&[suite::Case<Installed>]; 4] = [article::CASES, probes::CASES, pods::CASES, plugin::CASES];
     let long: [&[suite::Case<Installed>]; 5] = [
         propagation::CASES,
         outage::CASES,
