@@ -45,7 +45,7 @@ die() { printf 'chart: error: %s\n' "$*" >&2; exit 1; }
 
 # The Helm that scripts/cluster.sh builds, or an installed one.
 find_helm() {
-  if [[ -x $BIN/helm ]]; then printf '%s\n' "$BIN/helm"; else command -v helm; fi
+  if [[ -x $BIN/helm ]]; then printf '%s\n' "$BIN/helm"; else type -P helm; fi
 }
 
 render_manifest() {
