@@ -49,6 +49,7 @@ count() {
 # test is named, the log's end.
 failures() {
   awk '
+    /^check .* \.\.\. FAILED/ { for (i = NR - 8; i < NR; i++) if (i > 0) print last[i % 20] }
     /^test .* \.\.\. FAILED|^check .* \.\.\. FAILED|^nothing to test on: |^---- .* stdout ----$/ { left = 12; found = 1 }
     /^test .* \.\.\. ok|agent.s log:$/ { left = 0 }
     left > 0 { print; left-- }
