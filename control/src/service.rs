@@ -3,23 +3,21 @@
 //! Invariants: nothing is published before the source has been read once or a persisted snapshot is loaded; a source that goes away
 //! changes nothing that is enforced; when [`ControlHandle::endpoint_add`] returns, the published snapshot knows the endpoint.
 
+mod folder;
 mod server;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use policy::{EndpointKey, PodName, Revision, Snapshot};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, AbortHandle};
-use tokio::time::{self, Instant};
 
 use crate::compile::{Compiler, Size};
 use crate::decide::Engine;
@@ -30,16 +28,8 @@ use crate::last_good::{self, LastGood, LastGoodObjects};
 use crate::restore::{self, Restored};
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 
-/// Quiet time after a change before the folder is read: a writer's several steps are one change.
-const DEBOUNCE: Duration = Duration::from_millis(50);
-/// Longest time that changes are collected.
-const LONGEST_DEBOUNCE: Duration = Duration::from_millis(500);
 /// Pods that may wait to be asked for.
 const WANTED: usize = 256;
-/// Time between reads without a notification: lost notifications, folders that do not notify.
-const RESCAN: Duration = Duration::from_secs(5);
-/// The same while the folder cannot be read.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// What the control plane is told at start.
 #[derive(Debug, Clone)]
@@ -261,9 +251,11 @@ impl Control {
                 .unwrap_or_default();
             let changed = Arc::new(Notify::new());
             // Before the first reading, so that no change falls between.
-            let watcher = watcher(&path, &changed);
-            rescan(&shared).await;
-            tasks.push(task::spawn(follow(path, Arc::downgrade(&shared), changed, watcher)).abort_handle());
+            let watcher = folder::watcher(&path, &changed);
+            folder::rescan(&shared).await;
+            tasks.push(
+                task::spawn(folder::follow(path, Arc::downgrade(&shared), changed, watcher)).abort_handle(),
+            );
         } else if let Some(server) = config.kubernetes {
             let names = (config.cluster_name, node_name);
             let shared = Arc::downgrade(&shared);
@@ -326,7 +318,7 @@ impl ControlHandle {
 
     /// Reads the source now and returns the revision that is in force with it; an unreadable source changes nothing.
     pub async fn rescan(&self) -> Revision {
-        rescan(&self.shared).await;
+        folder::rescan(&self.shared).await;
         self.shared.snapshots.borrow().revision
     }
 
@@ -475,79 +467,6 @@ impl Shared {
                 state.scan_errors = vec![text];
                 state.stale_since.get_or_insert_with(Timestamp::now);
             }
-        }
-    }
-}
-
-/// Reads the folder once; returns whether it could be read.
-async fn rescan(shared: &Arc<Shared>) -> bool {
-    let shared = Arc::clone(shared);
-    let scan = move || {
-        let Some(mut folder) = lock(&shared.folder) else {
-            return false;
-        };
-        let scanned = folder.scan();
-        let read = scanned.is_ok();
-        let changed = scanned
-            .as_ref()
-            .is_ok_and(|changes| !changes.applied.is_empty() || !changes.deleted.is_empty());
-        shared.scanned(scanned, folder.errors().to_vec());
-        if let Some(path) = shared.last_good.as_ref().filter(|_| changed)
-            && let Err(error) = folder.last_good().save(path)
-        {
-            tracing::error!(error = error_chain(&error), "manifests not persisted");
-        }
-        read
-    };
-    task::spawn_blocking(scan).await.unwrap_or(false)
-}
-
-fn watcher(path: &Path, changed: &Arc<Notify>) -> Option<RecommendedWatcher> {
-    let changed = Arc::clone(changed);
-    let notify = move |event: notify::Result<notify::Event>| {
-        // Reading the folder is an access: reacting to it would never end.
-        if !matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(_))) {
-            changed.notify_one();
-        }
-    };
-    let watch = || {
-        let mut watcher = notify::recommended_watcher(notify)?;
-        watcher.watch(path, RecursiveMode::Recursive)?;
-        Ok::<_, notify::Error>(watcher)
-    };
-    watch()
-        .inspect_err(|error| tracing::warn!(%error, "no notifications; the folder is read regularly"))
-        .ok()
-}
-
-/// Reads the folder whenever it changes, until the control plane is gone.
-async fn follow(
-    path: PathBuf,
-    shared: Weak<Shared>,
-    changed: Arc<Notify>,
-    watcher_: Option<RecommendedWatcher>,
-) {
-    let mut watching = watcher_;
-    let mut readable = true;
-    loop {
-        let pause = if readable && watching.is_some() {
-            RESCAN
-        } else {
-            RETRY
-        };
-        if time::timeout(pause, changed.notified()).await.is_ok() {
-            let until = Instant::now() + LONGEST_DEBOUNCE;
-            while Instant::now() < until && time::timeout(DEBOUNCE, changed.notified()).await.is_ok() {}
-        }
-        let Some(shared) = shared.upgrade() else { return };
-        let was_readable = readable;
-        readable = rescan(&shared).await;
-        if !readable {
-            // A watch on a folder that went away does not see the one that takes its place.
-            watching = None;
-        } else if watching.is_none() || !was_readable {
-            watching = watcher(&path, &changed);
-            rescan(&shared).await;
         }
     }
 }

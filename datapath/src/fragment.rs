@@ -11,16 +11,18 @@
 //!
 //! Who sent a fragment is part of the key: another pod's fragments never meet, whatever addresses they claim.
 
+mod extent;
+mod slab;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use policy::{DropReason, EndpointKey, Protocol};
 
+use self::extent::Extent;
+use self::slab::Slab;
 use crate::wire::ipv4::FragmentInfo;
 use crate::wire::packet::{IpHeaders, L4, TcpHeader};
-
-/// Runs of consecutive bytes that a datagram may be received in: more means fragments in wild disorder.
-const MAX_RUNS: usize = 8;
 
 /// End of a list of held packets.
 const NONE: usize = usize::MAX;
@@ -422,137 +424,6 @@ enum Placed {
     Early,
     /// Must not pass.
     Refused(DropReason),
-}
-
-/// The bytes of a datagram that were received: sorted runs with gaps between them.
-#[derive(Debug, Clone, Copy, Default)]
-struct Extent {
-    runs: [(u16, u16); MAX_RUNS],
-    len: usize,
-    /// Length of the datagram, once the last fragment has come.
-    end: Option<u16>,
-}
-
-impl Extent {
-    /// Adds a checked fragment's bytes; on an error the extent is not to be used any more.
-    fn add(&mut self, fragment: FragmentInfo) -> Result<(), DropReason> {
-        let begin = fragment.offset;
-        let end = begin.checked_add(fragment.len).ok_or(DropReason::InvalidPacket)?;
-        let runs = self.runs.get(..self.len).unwrap_or_default();
-        let overlaps = runs.iter().any(|(from, to)| begin < *to && *from < end);
-        // Bytes behind the end, or a second end, are overlap with what the receiver takes for the end.
-        let reached = runs.last().map_or(0, |(_, to)| *to);
-        let contradicts = match (self.end, fragment.more) {
-            (Some(_), false) => true,
-            (Some(known), true) => end > known,
-            (None, false) => reached > end,
-            (None, true) => false,
-        };
-        if overlaps || contradicts {
-            return Err(DropReason::FragmentOverlap);
-        }
-        if !fragment.more {
-            self.end = Some(end);
-        }
-        self.insert(begin, end)
-    }
-
-    /// Inserts a run that overlaps no other, and joins it with its neighbours.
-    fn insert(&mut self, begin: u16, end: u16) -> Result<(), DropReason> {
-        let full = DropReason::FragmentCapacity;
-        let at = self
-            .runs
-            .iter()
-            .take(self.len)
-            .filter(|(from, _)| *from < begin)
-            .count();
-        let joins_next = at < self.len && self.runs.get(at).is_some_and(|(from, _)| *from == end);
-        let before = at
-            .checked_sub(1)
-            .filter(|i| self.runs.get(*i).is_some_and(|(_, to)| *to == begin));
-        match (before, joins_next) {
-            (Some(i), true) => {
-                let (_, to) = *self.runs.get(at).ok_or(full)?;
-                self.runs.get_mut(i).ok_or(full)?.1 = to;
-                self.runs.get_mut(at..self.len).ok_or(full)?.rotate_left(1);
-                self.len -= 1;
-            }
-            (Some(i), false) => self.runs.get_mut(i).ok_or(full)?.1 = end,
-            (None, true) => self.runs.get_mut(at).ok_or(full)?.0 = begin,
-            (None, false) => {
-                let tail = self.runs.get_mut(at..=self.len).ok_or(full)?;
-                tail.rotate_right(1);
-                *tail.first_mut().ok_or(full)? = (begin, end);
-                self.len += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether every byte of the datagram was received.
-    fn is_whole(&self) -> bool {
-        self.len == 1
-            && self
-                .runs
-                .first()
-                .is_some_and(|(from, to)| *from == 0 && Some(*to) == self.end)
-    }
-}
-
-/// Values at places that stay theirs until they are removed; room is taken at construction.
-#[derive(Debug)]
-struct Slab<T> {
-    places: Vec<Option<T>>,
-    free: Vec<usize>,
-}
-
-impl<T> Slab<T> {
-    fn new(capacity: usize) -> Self {
-        Self {
-            places: (0..capacity).map(|_| None).collect(),
-            free: (0..capacity).rev().collect(),
-        }
-    }
-
-    fn capacity(&self) -> usize {
-        self.places.len()
-    }
-
-    fn len(&self) -> usize {
-        self.places.len() - self.free.len()
-    }
-
-    fn get(&self, at: usize) -> Option<&T> {
-        self.places.get(at)?.as_ref()
-    }
-
-    fn get_mut(&mut self, at: usize) -> Option<&mut T> {
-        self.places.get_mut(at)?.as_mut()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        self.places.iter().flatten()
-    }
-
-    /// Gives the value back if there is no room.
-    fn insert(&mut self, value: T) -> Result<usize, T> {
-        let Some(at) = self.free.pop() else {
-            return Err(value);
-        };
-        match self.places.get_mut(at) {
-            Some(place) => {
-                *place = Some(value);
-                Ok(at)
-            }
-            None => Err(value),
-        }
-    }
-
-    fn remove(&mut self, at: usize) -> Option<T> {
-        let value = self.places.get_mut(at)?.take()?;
-        self.free.push(at);
-        Some(value)
-    }
 }
 
 #[cfg(test)]

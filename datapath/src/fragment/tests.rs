@@ -380,7 +380,7 @@ impl Oracle {
                     .units
                     .iter()
                     .filter(|unit| **unit == 0 || !datagram.units.contains(&(**unit - 1)));
-                if runs.count() > MAX_RUNS {
+                if runs.count() > extent::MAX_RUNS {
                     datagram.refused = Some(DropReason::FragmentCapacity);
                 }
                 if !fragment.more {
