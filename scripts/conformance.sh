@@ -12,10 +12,10 @@ AGNHOST=registry.k8s.io/e2e-test-images/agnhost:2.63.0
 
 usage() {
   cat <<'USAGE'
-Usage: scripts/conformance.sh [SUITE] [--focus RE] [--skip RE] [--list] [--results FILE] [--against FILE] [--record]
+Usage: scripts/conformance.sh [SUITE] [--focus RE] [--skip RE] [--procs N] [--list] [--results FILE] [--against FILE] [--record]
 
-Runs a suite's specs one after the other and prints which have failed; exits 0 if none has. Builds the suite first (2 minutes on
-two cores; seconds if it is up to date).
+Runs a suite's specs and prints which have failed; exits 0 if none has. Builds the suite first (2 minutes on two cores; seconds if it is
+up to date).
 
 Suites:
   netpol                  NetworkPolicy: Kubernetes' own end-to-end specs; the default
@@ -24,6 +24,7 @@ Suites:
 
   --focus RE      only specs whose name matches
   --skip RE       none whose name matches. SCTP is always left out: the kernel module is missing on many machines
+  --procs N       so many of Kubernetes' specs at a time, those marked serial aside; default 1, for services 4: they mostly wait
   --list          only print the names of the specs that would run (not for cluster-network-policy)
   --results FILE  also write the lines "passed NAME", "failed NAME" to a file
   --against FILE  fail only for specs that such a file, of a run without sluice, has as passed
@@ -42,7 +43,7 @@ choose() {
   case $1 in
     netpol) : "${FOCUS=\[sig-network\] Netpol}" "${SKIP=SCTP}" ;;
     services)
-      : "${FOCUS=\[sig-network\].*(Services|Networking|DNS|HostPort|EndpointSlice|Proxy)}" \
+      : "${PROCS=4}" "${FOCUS=\[sig-network\].*(Services|Networking|DNS|HostPort|EndpointSlice|Proxy)}" \
         "${SKIP=SCTP|Disruptive|Slow|Feature:|Netpol}"
       ;;
     cluster-network-policy) : "${FOCUS=.*}" "${SKIP=}" ;;
@@ -54,14 +55,11 @@ choose() {
 run_ginkgo() {
   local list=$1 kubeconfig=$2 status=0 arguments
   "$SCRIPTS/cluster.sh" build --suite >&2
-  arguments=(
-    -kubeconfig "$kubeconfig" -provider skeleton -kubectl-path "$BIN/kubectl"
-    -ginkgo.focus "$FOCUS" -ginkgo.json-report "$REPORTS/report.json" -ginkgo.junit-report "$REPORTS/junit.xml"
-    -ginkgo.no-color -ginkgo.timeout 3h -test.timeout 0
-  )
-  [[ -z $SKIP ]] || arguments+=(-ginkgo.skip "$SKIP")
-  ((list == 0)) || arguments+=(-ginkgo.dry-run)
-  "$SCRIPTS/cluster.sh" control-exec -- "$BIN/e2e.test" "${arguments[@]}" >"$REPORTS/log" 2>&1 || status=$?
+  arguments=(--focus "$FOCUS" --output-dir "$REPORTS" --json-report report.json --junit-report junit.xml --no-color --timeout 3h)
+  [[ -z $SKIP ]] || arguments+=(--skip "$SKIP")
+  if ((list)); then arguments+=(--dry-run); else arguments+=(--procs "$PROCS"); fi
+  arguments+=("$BIN/e2e.test" -- -kubeconfig "$kubeconfig" -provider skeleton -kubectl-path "$BIN/kubectl")
+  "$SCRIPTS/cluster.sh" control-exec -- "$BIN/ginkgo" run "${arguments[@]}" >"$REPORTS/log" 2>&1 || status=$?
   [[ -s $REPORTS/report.json ]] || {
     tail -n 20 "$REPORTS/log" >&2
     die "the suite ended with status $status and no report"
@@ -117,6 +115,7 @@ main() {
       --skip) SKIP=${2?--skip lacks its value}; shift ;;
       --results) results=${2?--results lacks its file}; shift ;;
       --against) against=$(realpath -e "${2?--against lacks its file}"); shift ;;
+      --procs) PROCS=${2?--procs lacks its number}; shift ;;
       --list) list=1 ;;
       --record) recorded=1 ;;
       -h | --help) usage; return ;;
@@ -125,6 +124,7 @@ main() {
     shift
   done
   choose "$suite"
+  : "${PROCS=1}"
   [[ -z $results ]] || results=$(realpath -m "$results")
   command -v jq >/dev/null || die "no jq; run: scripts/cluster.sh setup"
   kubeconfig=$("$SCRIPTS/cluster.sh" kubeconfig)

@@ -111,6 +111,8 @@ build_suite() {
   say "building the end-to-end suite (2 minutes; seconds if it is up to date)"
   mkdir -p "$BIN"
   go_build test -c -trimpath -ldflags "$(version_flags)" -o "$BIN/e2e.test" ./e2e
+  # Runs its specs side by side.
+  go_build build -trimpath -o "$BIN/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
 }
 
 # The conformance suite of ClusterNetworkPolicy, a module of its own: it needs other versions of what Kubernetes uses, too.

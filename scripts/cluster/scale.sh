@@ -37,7 +37,7 @@ wait_for_pods() {
 }
 
 population() {
-  KUBECONFIG=$KUBECONFIGS/admin in_netns "$CONTROL_NS" "$ROOT/target/debug/cluster-population" "$@" || die "scale: cluster-population has failed"
+  KUBECONFIG=$KUBECONFIGS/admin in_netns "$CONTROL_NS" "${CARGO_TARGET_DIR:-$ROOT/target}/debug/cluster-population" "$@" || die "scale: cluster-population has failed"
 }
 
 cluster_scale() {
