@@ -8,7 +8,7 @@ cd "$ROOT"
 export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 
 # Test programs that need root: everything else runs anywhere. Those of sluice-e2e need the release binary, too.
-KERNEL_TESTS=(loader cilium node_state pod_tuning pod_veth adoption)
+KERNEL_TESTS=(loader conflict node_state pod_tuning pod_veth adoption)
 
 # Seconds that each fuzz target gets.
 FUZZ_SECONDS=20

@@ -34,7 +34,7 @@ use crate::endpoint_registry::{
 use crate::log;
 use crate::metrics::MetricsServer;
 use crate::node::{
-    Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, cilium,
+    Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, conflict,
     tuning,
 };
 use crate::pump;
@@ -139,7 +139,7 @@ impl Supervisor {
         let devices = Devices::new()?;
         // Before anything on the node is touched.
         if args.kubernetes || args.cni.cni_conf_dir.is_some() || args.cni.cni_bin_dir.is_some() {
-            cilium::refuse(&devices).await?;
+            conflict::refuse(&devices).await?;
         }
         let registry = EndpointRegistry::open(&run_dir.join(endpoint_registry::FILE_NAME), ENDPOINTS)?;
         let mut reconciler = Reconciler::new()?.with_proc_sys_net(args.proc_sys_net.clone());

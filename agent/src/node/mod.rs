@@ -6,7 +6,7 @@
 //!
 //! Everything acts on the network namespace of the calling thread.
 
-pub mod cilium;
+pub mod conflict;
 pub mod desired;
 pub mod device;
 mod link;

@@ -159,8 +159,8 @@ async fn kube_proxy(cluster: &Cluster) -> Result<Check, ClusterError> {
     };
     Ok(match mode(&text).as_str() {
         "ipvs" => {
-            let remedy = "sluice was tried with nftables and iptables: set mode, or try it on one node";
-            Check::warning(NAME, "mode ipvs", remedy)
+            let remedy = "clients of NodePorts would pass for the node itself, and agents do not start: set mode nftables or iptables";
+            Check::error(NAME, "mode ipvs", remedy)
         }
         "" => Check::ok(NAME, "mode iptables (the default)"),
         mode => Check::ok(NAME, format!("mode {mode}")),

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Check, LEAST_KERNEL, is_new_enough};
 use crate::cni::installation::Installation;
+use crate::node::conflict::{CILIUM_HOST, KUBE_IPVS};
 
 /// Locked memory without CAP_IPC_LOCK, bytes: the UMEM.
 const LEAST_MEMLOCK: u64 = 64 << 20;
@@ -74,6 +75,7 @@ impl Machine {
         checks.extend(self.cni());
         checks.push(self.masquerading());
         checks.push(self.cilium());
+        checks.push(self.ipvs());
         checks
     }
 
@@ -374,11 +376,20 @@ impl Machine {
                 return Check::error(NAME, format!("an agent of Cilium listens on {socket}"), remedy);
             }
         }
-        if self.path("/sys/class/net/cilium_host").exists() {
+        if self.path("/sys/class/net").join(CILIUM_HOST).exists() {
             let remedy = "left behind by Cilium, with programs and routes: `cilium-dbg post-uninstall-cleanup`, or restart the node";
-            return Check::warning(NAME, "the interface cilium_host exists", remedy);
+            return Check::warning(NAME, format!("the interface {CILIUM_HOST} exists"), remedy);
         }
         Check::ok(NAME, "no agent of Cilium")
+    }
+
+    fn ipvs(&self) -> Check {
+        const NAME: &str = "ipvs";
+        if self.path("/sys/class/net").join(KUBE_IPVS).exists() {
+            let remedy = "clients of NodePorts would pass for the node itself: set kube-proxy's mode to nftables, then `kube-proxy --cleanup` or restart the node";
+            return Check::error(NAME, format!("the interface {KUBE_IPVS} exists"), remedy);
+        }
+        Check::ok(NAME, "kube-proxy does not use it")
     }
 }
 

@@ -2,11 +2,10 @@
 //!
 //! The rule. Secrets are never asked for. In objects these are replaced by [`REDACTED`]: every `value` of an environment variable;
 //! kubectl's copy of the last configuration; values of annotations, labels, `data` of ConfigMaps and arguments whose name looks like a
-//! credential's; header values in HTTP rules. In all text: tokens in the form of JWT, what follows `Bearer` and `Basic`, and
-//! what is assigned to a name that looks like a credential's. In flow records: what follows `?` in a path. `managedFields` are left out:
+//! credential's; header values in HTTP rules. In all text, that of objects included: tokens in the form of JWT, what follows `Bearer` and
+//! `Basic`, who a URL is opened as (`user:password@`), and what is assigned to a name that looks like a credential's. In flow records: what follows `?` in a path. `managedFields` are left out:
 //! they repeat names only.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
@@ -36,10 +35,14 @@ static JWT: LazyLock<Regex> =
 /// RFC 9110, section 11.4: schemes and what follows.
 static SCHEME: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(bearer|basic) +[A-Za-z0-9._~+/=-]{6,}"));
 
-/// An assignment to a name of a credential; quotes may be escaped, as within JSON.
+/// RFC 3986, section 3.2.1: user and password before a host.
+static USERINFO: LazyLock<Regex> =
+    LazyLock::new(|| regex(r#"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@"']*:[^\s@"']*@"#));
+
+/// An assignment to a name of a credential, up to the end of its value or quotes; quotes may be escaped, as within JSON.
 static ASSIGNMENT: LazyLock<Regex> = LazyLock::new(|| {
     regex(&format!(
-        r#"(?i)([A-Za-z0-9_.-]*(?:{CREDENTIALS})[A-Za-z0-9_.-]*\\?["']?\s*[=:]\s*\\?["']?)([^\s"'\\,;&}}]+)"#
+        r#"(?i)([A-Za-z0-9_.-]*(?:{CREDENTIALS})[A-Za-z0-9_.-]*\\?["']?\s*[=:]\s*)(?:(\\?")[^"\\]*|(')[^']*|[^\s"'\\,;&}}]+)"#
     ))
 });
 
@@ -50,25 +53,21 @@ static QUERY: LazyLock<Regex> =
 /// Text: logs, and what commands write.
 #[must_use]
 pub fn text(text: &str) -> String {
-    let text = tokens(text);
-    let text = ASSIGNMENT.replace_all(&text, |parts: &Captures<'_>| format!("{}{REDACTED}", &parts[1]));
     QUERY
-        .replace_all(&text, |parts: &Captures<'_>| format!("{}?{REDACTED}", &parts[1]))
+        .replace_all(&string(text), |parts: &Captures<'_>| {
+            format!("{}?{REDACTED}", &parts[1])
+        })
         .into_owned()
 }
 
-/// Tokens that need no name to be recognised.
-fn tokens(text: &str) -> Cow<'_, str> {
-    match JWT.replace_all(text, REDACTED) {
-        Cow::Borrowed(text) => {
-            SCHEME.replace_all(text, |parts: &Captures<'_>| format!("{} {REDACTED}", &parts[1]))
-        }
-        Cow::Owned(text) => {
-            let schemes =
-                SCHEME.replace_all(&text, |parts: &Captures<'_>| format!("{} {REDACTED}", &parts[1]));
-            Cow::Owned(schemes.into_owned())
-        }
-    }
+/// Tokens, users of URLs and assignments.
+fn string(text: &str) -> String {
+    let text = JWT.replace_all(text, REDACTED);
+    let text = SCHEME.replace_all(&text, format!("${{1}} {REDACTED}"));
+    let text = USERINFO.replace_all(&text, format!("${{1}}{REDACTED}@"));
+    ASSIGNMENT
+        .replace_all(&text, format!("${{1}}${{2}}${{3}}{REDACTED}"))
+        .into_owned()
 }
 
 /// An object, and everything in it.
@@ -96,11 +95,7 @@ pub fn object(value: &mut Value) {
             }
         }
         Value::Array(values) => values.iter_mut().for_each(object),
-        Value::String(string) => {
-            if let Cow::Owned(redacted) = tokens(string) {
-                *string = redacted;
-            }
-        }
+        Value::String(text) => *text = string(text),
         _ => {}
     }
 }
@@ -170,7 +165,8 @@ mod tests {
                         {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
                     ],
                     "command": ["prog", "--password", "hush4"],
-                    "args": ["--token=hush5", "--secret-file", "--workers=1", "--auth=Bearer hush6hush6"],
+                    "args": ["--token=hush5", "--secret-file", "--workers=1", "--auth=Bearer hush6hush6",
+                             "postgres://u:hush11@h/db", "X=1; PGPASSWORD='hush12 hush13' psql", "mysql --url=http://u:hush14/@h"],
                     "readinessProbe": {"httpGet": {"httpHeaders": [{"name": "X", "value": "hush7"}]}},
                 }],
                 "ingress": [{"toPorts": [{"rules": {"http": [
@@ -192,6 +188,8 @@ mod tests {
             "--workers=1",
             "secretKeyRef",
             "--secret-file",
+            "postgres://REDACTED@h/db",
+            "X=1; PGPASSWORD='REDACTED' psql",
             "X-Token: REDACTED",
         ] {
             assert!(text.contains(kept), "{kept}: {text}");
@@ -224,6 +222,14 @@ mod tests {
             (
                 r#"TCP http-request "GET /a?key=hush" FORWARDED"#.into(),
                 r#"TCP http-request "GET /a?REDACTED" FORWARDED"#.into(),
+            ),
+            (
+                "GET https://user:hush@api:6443/version".into(),
+                "GET https://REDACTED@api:6443/version".into(),
+            ),
+            (
+                r#"password: "hush 1 2", user: me"#.into(),
+                r#"password: "REDACTED", user: me"#.into(),
             ),
             (
                 "agent ready, 12 endpoints".into(),

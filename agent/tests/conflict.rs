@@ -1,4 +1,4 @@
-//! The agent on a node that has Cilium, in a network namespace of its own.
+//! The agent on a node that has what it cannot be beside, in a network namespace of its own.
 //!
 //! Needs root. Without it the tests pass without a look at the kernel, unless `SLUICE_REQUIRE_ROOT=1` makes that a failure.
 #![forbid(unsafe_code)]
@@ -44,10 +44,22 @@ fn agent(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-const REFUSAL: &str = "Cilium is on this node (interface cilium_host)";
+/// What makes the interface that is the sign, its name, and the reason given.
+const CONFLICTS: [(&str, &str, &str); 2] = [
+    (
+        "link add cilium_host type veth peer name cilium_net",
+        "cilium_host",
+        "Cilium is on this node (interface cilium_host)",
+    ),
+    (
+        "link add kube-ipvs0 type veth peer name kube-ipvs1",
+        "kube-ipvs0",
+        "kube-proxy is in mode ipvs on this node (interface kube-ipvs0)",
+    ),
+];
 
 #[test]
-fn agent_refuses_a_node_of_ciliums_and_leaves_it_untouched() {
+fn agent_refuses_a_node_of_ciliums_or_with_ipvs_and_leaves_it_untouched() {
     in_namespace(|| {
         let dir = tempfile::tempdir().unwrap();
         let conf_dir = dir.path().join("net.d");
@@ -58,16 +70,18 @@ fn agent_refuses_a_node_of_ciliums_and_leaves_it_untouched() {
             "--cni-conf-dir",
             conf_dir.to_str().unwrap(),
         ];
-        ip("link add cilium_host type veth peer name cilium_net");
-        let before = (ip("-o link"), ip("rule"));
-        for arguments in [&kubernetes[..], &cni] {
-            let said = agent(dir.path(), arguments);
-            assert!(said.contains(REFUSAL), "{arguments:?}: {said}");
-            assert_eq!((ip("-o link"), ip("rule")), before, "{arguments:?}");
+        for (add, name, reason) in CONFLICTS {
+            ip(add);
+            let before = (ip("-o link"), ip("rule"));
+            for arguments in [&kubernetes[..], &cni] {
+                let said = agent(dir.path(), arguments);
+                assert!(said.contains(reason), "{arguments:?}: {said}");
+                assert_eq!((ip("-o link"), ip("rule")), before, "{arguments:?}");
+            }
+            ip(&format!("link del {name}"));
         }
-        ip("link del cilium_host");
         let said = agent(dir.path(), &kubernetes);
-        assert!(!said.contains("Cilium"), "{said}");
+        assert!(!said.contains("on this node"), "{said}");
         assert!(
             ip("-o link").contains("sluice_host"),
             "it went no further: {said}"
