@@ -170,9 +170,18 @@ pub struct AgentArgs {
     /// Packet buffers of 4 KiB each
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(256..=65_536))]
     pub umem_frames: u32,
+    /// Packet buffers in huge pages of 2 MiB (512 buffers each), which the node must have reserved (vm.nr_hugepages)
+    #[arg(long)]
+    pub umem_huge_pages: bool,
     /// How long an idle worker spins before it sleeps, microseconds: more is lower latency and more CPU
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub spin_us: u32,
+    /// Give the last CPU that the agent may run on to the worker, and the others to everything else of the agent
+    #[arg(long)]
+    pub pin_worker: bool,
+    /// That CPU, once it is set aside.
+    #[arg(skip)]
+    pub worker_cpu: Option<usize>,
     /// What to tune the ends of pods' veths for: bulk throughput, or short requests and few cores
     #[arg(long, value_enum, default_value_t = PodTuning::Throughput)]
     pub pod_tuning: PodTuning,

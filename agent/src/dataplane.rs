@@ -19,6 +19,7 @@ use datapath::xsk::socket::{SocketError, SocketFactory, XskIo};
 use datapath::xsk::{IoId, PacketIo};
 use policy::{EndpointKey, Slot, SlotGeneration};
 
+use crate::affinity;
 use crate::endpoint_registry::Endpoint;
 use crate::node::{FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, Pair};
 use crate::watchdog;
@@ -79,6 +80,10 @@ pub struct Attached {
 pub struct DataplaneConfig {
     /// Frames of the UMEM.
     pub frames: u32,
+    /// Whether it is in huge pages.
+    pub huge_pages: bool,
+    /// The worker's CPU; by default any.
+    pub cpu: Option<usize>,
     /// How long an idle worker spins before it sleeps.
     pub spin: Duration,
     /// Limits of the worker's tables.
@@ -106,15 +111,21 @@ impl Dataplane {
     pub fn start(bpffs: &Path, config: &DataplaneConfig) -> Result<Self, DataplaneError> {
         let loader = Loader::open(bpffs)?;
         let (factory, frames, keeper) =
-            retry(|| SocketFactory::new(config.frames, false, KEEPER_PAIR.inner))?;
+            retry(|| SocketFactory::new(config.frames, config.huge_pages, KEEPER_PAIR.inner))?;
         let settings = WorkerConfig {
             graph: config.graph.clone(),
             spin: config.spin,
         };
         let (mut worker, handle) = Worker::new(&settings, frames)?;
+        let cpu = config.cpu;
         let thread = thread::Builder::new()
             .name("sluice-worker0".into())
             .spawn(move || {
+                if let Some(cpu) = cpu
+                    && let Err(error) = affinity::pin(cpu)
+                {
+                    tracing::error!(%error, cpu, "the worker runs on any CPU");
+                }
                 if let Err(error) = worker.run() {
                     tracing::error!(%error, "the worker cannot go on: ending");
                     std::process::abort();

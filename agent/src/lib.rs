@@ -4,6 +4,7 @@
 //! shows what they do. It decides nothing about packets.
 #![forbid(unsafe_code)]
 
+pub mod affinity;
 pub mod api;
 pub mod capture;
 pub mod cli;

@@ -150,7 +150,9 @@ impl Supervisor {
             .context("cannot set up the node")?;
         let config = DataplaneConfig {
             frames: args.umem_frames,
+            huge_pages: args.umem_huge_pages,
             spin: Duration::from_micros(u64::from(args.spin_us)),
+            cpu: args.worker_cpu,
             graph: GraphConfig {
                 translate_host: args.kube_proxy_replacement,
                 ..GraphConfig::default()

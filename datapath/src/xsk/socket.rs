@@ -31,6 +31,9 @@ const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// Bytes of packets in flight per socket: the default allows about 90 full frames.
 const SEND_BUFFER_BYTES: libc::c_int = 4 << 20;
 
+/// Frames of 4 KiB in a huge page of 2 MiB.
+const FRAMES_PER_HUGE_PAGE: u32 = 512;
+
 /// Why a UMEM or a socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -43,10 +46,12 @@ pub enum SocketError {
         what: &'static str,
     },
     /// The UMEM could not be registered.
-    #[error("UMEM of {frames} frames: {source}")]
+    #[error("UMEM of {frames} frames{}: {source}", if *.huge_pages { " in huge pages, of which vm.nr_hugepages must reserve enough" } else { "" })]
     Umem {
         /// Frames asked for.
         frames: u32,
+        /// Whether they were to be in huge pages.
+        huge_pages: bool,
         /// What the kernel said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -84,13 +89,19 @@ pub struct SocketFactory {
 }
 
 impl SocketFactory {
-    /// Registers a UMEM of `frames` frames and binds its first socket to queue 0 of the `keeper` device.
+    /// Registers a UMEM of `frames` frames, in huge pages a multiple of 512, and binds its first socket to queue 0 of the `keeper` device.
     ///
     /// The keeper's rings are returned so that the caller keeps them alive; they carry no packets.
     ///
     /// # Errors
     /// [`SocketError`]: sizes, memory, or privileges (CAP_NET_RAW, CAP_BPF, CAP_NET_ADMIN).
     pub fn new(frames: u32, huge_pages: bool, keeper: &str) -> Result<(Self, Frames, XskIo), SocketError> {
+        if huge_pages && !frames.is_multiple_of(FRAMES_PER_HUGE_PAGE) {
+            return Err(SocketError::Size {
+                value: frames,
+                what: "UMEM in huge pages, 512 frames each",
+            });
+        }
         #[expect(clippy::cast_possible_truncation, reason = "4096")]
         let frame_size = FRAME_BYTES as u32;
         let ring = QueueSize::new(RING).map_err(|_invalid| SocketError::Size {
@@ -116,6 +127,7 @@ impl SocketFactory {
         let (umem, mut descriptors) =
             Umem::new(config, count, huge_pages).map_err(|source| SocketError::Umem {
                 frames,
+                huge_pages,
                 source: Box::new(source),
             })?;
         let first = descriptors.first_mut().ok_or(SocketError::Size {

@@ -41,6 +41,11 @@ more for policies by the ten thousand, of which two generations exist while one 
 
 {{- define "sluice.agentResources" -}}
 {{- $umem := include "sluice.umemMebibytes" . | int64 }}
+{{- $huge := "" }}
+{{- if .Values.umem.hugePages }}
+{{- $huge = printf ", hugepages-2Mi: %dMi" (mul 2 (div (add $umem 1) 2)) }}
+{{- $umem = 0 }}
+{{- end }}
 {{- $request := printf "%dMi" (add $umem 192) }}
 {{- $limit := printf "%dMi" (add $umem 960) }}
 {{- $cpus := int64 .Values.worker.dedicatedCPUs }}
@@ -49,11 +54,11 @@ more for policies by the ten thousand, of which two generations exist while one 
 {{- else if .Values.resources }}
 {{- toYaml .Values.resources }}
 {{- else if $cpus -}}
-requests: {cpu: {{ $cpus }}, memory: {{ $limit }}}
-limits: {cpu: {{ $cpus }}, memory: {{ $limit }}}
+requests: {cpu: {{ $cpus }}, memory: {{ $limit }}{{ $huge }}}
+limits: {cpu: {{ $cpus }}, memory: {{ $limit }}{{ $huge }}}
 {{- else -}}
-requests: {cpu: 200m, memory: {{ $request }}}
-limits: {memory: {{ $limit }}}
+requests: {cpu: 200m, memory: {{ $request }}{{ $huge }}}
+limits: {memory: {{ $limit }}{{ $huge }}}
 {{- end }}
 {{- end }}
 

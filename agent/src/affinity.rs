@@ -1,0 +1,61 @@
+//! CPUs: one for the worker, the others for everything else of the agent.
+//!
+//! A container with CPUs of its own (kubelet's static CPU manager) is told which by its affinity only. Threads inherit the mask of the
+//! thread that makes them, so that the first one sets aside the worker's CPU for all.
+
+use std::io;
+
+use anyhow::{Context, bail};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Takes the last CPU from the calling thread, and from those that it will make; returns which.
+///
+/// # Errors
+/// There is one CPU only, or the kernel refuses.
+pub fn set_aside() -> anyhow::Result<usize> {
+    let mut cpus = sched_getaffinity(None).context("CPUs of the agent")?;
+    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| cpus.is_set(*cpu));
+    let Some(last) = last.filter(|_| cpus.count() > 1) else {
+        bail!("--pin-worker needs two CPUs, and the agent may use one only");
+    };
+    cpus.unset(last);
+    sched_setaffinity(None, &cpus).context("CPUs of the agent")?;
+    Ok(last)
+}
+
+/// Has the calling thread run on one CPU.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    Ok(sched_setaffinity(None, &cpus)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn worker_alone_has_the_cpu_that_was_set_aside() {
+        let all = sched_getaffinity(None).unwrap();
+        let outcome = thread::spawn(move || {
+            let cpu = set_aside()?;
+            let others = sched_getaffinity(None)?;
+            let worker = thread::spawn(move || pin(cpu).and_then(|()| Ok(sched_getaffinity(None)?)));
+            anyhow::Ok((cpu, others, worker.join().unwrap()?))
+        })
+        .join()
+        .unwrap();
+        if all.count() == 1 {
+            assert!(outcome.unwrap_err().to_string().contains("--pin-worker"));
+            return;
+        }
+        let (cpu, others, worker) = outcome.unwrap();
+        assert!(all.is_set(cpu) && !others.is_set(cpu) && others.count() == all.count() - 1);
+        assert!(worker.is_set(cpu) && worker.count() == 1);
+    }
+}
