@@ -100,7 +100,7 @@ Pods get 10.244.0.0/16 and fd00:10:244::/56, Services 10.96.0.0/16 and fd00:10:9
 the node in /etc/cni/net.d, without masquerading; between nodes go plain routes. With --kube-proxy none Service addresses
 lead nowhere until something else serves them.
 
-Images: registry.k8s.io/e2e-test-images/agnhost (a part of upstream's, with sh, curl and nc), registry.k8s.io/pause, coredns.
+Images: registry.k8s.io/e2e-test-images/agnhost (a part of upstream's, with busybox, sh, curl, nc and dig), registry.k8s.io/pause, coredns.
 
 Environment: SLUICE_CLUSTER (name of the cluster, default sluice-cluster). Built: target/cluster. Kept until `down`:
 /run/$SLUICE_CLUSTER, /var/lib/$SLUICE_CLUSTER.
@@ -162,7 +162,7 @@ cluster_up() {
     say "already up"
     return
   fi
-  for program in containerd ctr runc buildah nft iptables conntrack openssl curl nc.openbsd busybox; do
+  for program in containerd ctr runc buildah nft iptables openssl "${IMAGE_PROGRAMS[@]}"; do
     command -v "$program" >/dev/null || die "no $program; run: scripts/cluster.sh setup"
   done
   [[ -x /usr/lib/cni/ptp ]] || die "no /usr/lib/cni/ptp; run: scripts/cluster.sh setup"

@@ -30,8 +30,7 @@ Suites:
   --against FILE  fail only for specs that such a file, of a run without sluice, has as passed
   --record        note the outcome in docs/conformance.md
 
-Specs that look names up with dig (most of DNS's) wait in vain: the image has none. Full output and reports:
-target/cluster/conformance. Environment: SLUICE_CLUSTER, as for scripts/cluster.sh.
+Full output and reports: target/cluster/conformance. Environment: SLUICE_CLUSTER, as for scripts/cluster.sh.
 USAGE
 }
 

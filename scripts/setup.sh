@@ -14,7 +14,7 @@ LAB_PACKAGES=(
   python3-flask python3-prometheus-client python3-psycopg2 tcpdump util-linux wrk
 )
 TEST_PACKAGES=(shellcheck)
-CLUSTER_PACKAGES=(buildah busybox-static conntrack containernetworking-plugins debootstrap iptables openssl)
+CLUSTER_PACKAGES=(bind9-dnsutils buildah busybox-static conntrack containernetworking-plugins debootstrap iptables openssl wget)
 
 usage() {
   cat <<'USAGE'

@@ -3,13 +3,18 @@
 # target/cluster/images.
 
 IMAGES=$BUILD_DIR/images
-IMAGE_NAMES=(pause agnhost coredns)
+IMAGE_NAMES=(pause agnhost glibc-dns-testing distroless-iptables coredns)
+
+# Programs of the machine that images hold.
+IMAGE_PROGRAMS=(curl wget nc.openbsd busybox dig getent conntrack)
 
 # The name by which pods and the end-to-end suite ask for image $1: upstream's of the release in go.mod.
 image_reference() {
   case $1 in
     pause) printf 'registry.k8s.io/pause:3.10.2\n' ;;
     agnhost) printf 'registry.k8s.io/e2e-test-images/agnhost:2.63.0\n' ;;
+    glibc-dns-testing) printf 'registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0\n' ;;
+    distroless-iptables) printf 'registry.k8s.io/build-image/distroless-iptables:v0.9.6\n' ;;
     coredns) printf 'registry.k8s.io/coredns/coredns:v%s\n' "$(coredns_version)" ;;
     article) printf '%s\n' "$ARTICLE_IMAGE" ;;
   esac
@@ -18,9 +23,10 @@ image_reference() {
 coredns_version() { sed -n 's/^\tgithub\.com\/coredns\/coredns v\([0-9.]*\)$/\1/p' "$MODULE/go.mod"; }
 
 images_stamp() {
+  local program
   {
     cat "$BIN/stamp" "$SCRIPTS/cluster/images.sh"
-    sha256sum "$(command -v curl)" "$(command -v nc.openbsd)" "$(command -v busybox)"
+    for program in "${IMAGE_PROGRAMS[@]}"; do sha256sum "$(command -v "$program")"; done
   } | sha256sum | cut -d' ' -f1
 }
 
@@ -48,6 +54,20 @@ stage_program() {
   done
 }
 
+# A shell and what people expect beside it. Neither the shell nor `nc` are busybox's: its shell prefers its own `nc`, which has no -v;
+# what looks names up cannot be: linked statically, it crashes.
+stage_busybox() {
+  local root=$1 applet
+  mkdir -p "$root"/{bin,tmp,etc}
+  cp "$(command -v busybox)" "$root/bin/busybox"
+  for applet in $(busybox --list); do
+    [[ $applet == @(busybox|sh|nc|wget|nslookup) ]] || ln -s busybox "$root/bin/$applet"
+  done
+  stage_program "$root" "$(command -v dash)" /bin/sh
+  printf 'root:x:0:0::/:/bin/sh\n' >"$root/etc/passwd"
+  chmod 1777 "$root/tmp"
+}
+
 # Stages the content of image $1 in directory $2, its Dockerfile's remaining lines on standard output.
 stage_image() {
   local name=$1 root=$2
@@ -58,19 +78,28 @@ stage_image() {
       ;;
     agnhost)
       cp "$BIN/agnhost" "$root/agnhost"
-      # The suite's Service specs say `/bin/sh -c "curl ..."` and `nc -v -w 2 ...`; so do people.
-      # Not by busybox: its shell prefers its own `nc`, which has no -v.
-      mkdir -p "$root"/{bin,tmp,etc}
-      cp "$(command -v busybox)" "$root/bin/busybox"
-      for name in cat echo env grep hostname ip ls printf ps sleep test true wc; do
-        ln -s busybox "$root/bin/$name"
-      done
-      stage_program "$root" "$(command -v dash)" /bin/sh
+      # The suite's specs say `/bin/sh -c "curl ..."`, `nc -v -w 2 ...`, `for i in $(seq 1 9); do wget ...`, `dig +search ...`, as in
+      # upstream's image; so do people.
+      stage_busybox "$root"
       stage_program "$root" "$(command -v curl)" /usr/bin/curl
+      stage_program "$root" "$(command -v wget)" /usr/bin/wget
       stage_program "$root" "$(command -v nc.openbsd)" /usr/bin/nc
-      printf 'root:x:0:0::/:/bin/sh\n' >"$root/etc/passwd"
-      chmod 1777 "$root/tmp"
+      stage_program "$root" "$(command -v dig)" /usr/bin/dig
+      stage_program "$root" "$(command -v getent)" /usr/bin/getent
       printf 'ENTRYPOINT ["/agnhost"]\nCMD ["pause"]\n'
+      ;;
+    # Where the suite looks names up by glibc, and not by the musl of its other images.
+    glibc-dns-testing)
+      stage_busybox "$root"
+      stage_program "$root" "$(command -v dig)" /usr/bin/dig
+      stage_program "$root" "$(command -v getent)" /usr/bin/getent
+      printf 'CMD ["sleep", "infinity"]\n'
+      ;;
+    # Where the suite looks at connections of the node.
+    distroless-iptables)
+      stage_busybox "$root"
+      stage_program "$root" "$(command -v conntrack)" /usr/bin/conntrack
+      printf 'CMD ["sleep", "infinity"]\n'
       ;;
     coredns)
       cp "$BIN/coredns" "$root/coredns"

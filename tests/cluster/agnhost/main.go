@@ -14,6 +14,7 @@ import (
 	"k8s.io/kubernetes/test/images/agnhost/porter"
 	servehostname "k8s.io/kubernetes/test/images/agnhost/serve-hostname"
 	tcpreset "k8s.io/kubernetes/test/images/agnhost/tcp-reset"
+	testwebserver "k8s.io/kubernetes/test/images/agnhost/test-webserver"
 )
 
 func main() {
@@ -34,6 +35,7 @@ func main() {
 		porter.CmdPorter,
 		servehostname.CmdServeHostname,
 		tcpreset.CmdTCPReset,
+		testwebserver.CmdTestWebserver,
 	)
 	os.Exit(cli.Run(root))
 }
