@@ -13,6 +13,9 @@ KERNEL_TESTS=(loader conflict node_state pod_tuning pod_veth adoption)
 # Seconds that each fuzz target gets.
 FUZZ_SECONDS=20
 
+# Upstream's NetworkPolicy specs that every run has: a kind of rule each.
+CONFORMANCE_FOCUS='Netpol NetworkPolicy between server and client should (support a .default-deny-all. policy|enforce policy to allow traffic only from a pod in a different namespace based on PodSelector and NamespaceSelector|enforce policy based on Multiple PodSelectors and NamespaceSelectors|enforce egress policy allowing traffic to a server in a different namespace|allow ingress access on one named port|enforce except clause while egress access to server in CIDR block|enforce updated policy)'
+
 LOGS=${CARGO_TARGET_DIR:-$ROOT/target}/test-logs
 
 usage() {
@@ -124,14 +127,34 @@ run_tests() {
 
 # With a cluster of its own, so that one that is up for other work stays as it is.
 run_cluster_tests() {
+  local sluice
+  sluice=$(readlink -f "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}")
   export SLUICE_REQUIRE_ROOT=1 SLUICE_CLUSTER=sluice-test
   step cluster-build scripts/cluster.sh build
   # What an interrupted run left.
   scripts/cluster.sh down >/dev/null 2>&1 || true
   step cluster-up scripts/cluster.sh up --nodes 2
-  step cluster-install scripts/cluster.sh install --binary "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}"
+  step cluster-install scripts/cluster.sh install --binary "$sluice"
   SLUICE_CLUSTER_DRIVER=cluster SLUICE_CLUSTER_CASES=$1 step kubernetes cargo_test --test kubernetes
+  step conformance scripts/conformance.sh netpol --focus "$CONFORMANCE_FOCUS"
+  if [[ $1 == all ]]; then
+    step connectivity scripts/cluster.sh control-exec -- "$sluice" connectivity test --kubeconfig "$(scripts/cluster.sh kubeconfig)"
+    step scale scripts/cluster.sh scale
+  fi
   step cluster-down scripts/cluster.sh down
+  if [[ $1 == all ]]; then run_cluster_modes; fi
+}
+
+# What does not depend on how long a test goes on, in the other modes of kube-proxy and behind the other CNI plugin.
+run_cluster_modes() {
+  local mode
+  for mode in '--kube-proxy iptables' '--kube-proxy none' '--cni bridge'; do
+    # shellcheck disable=SC2086 # an option and its value
+    step "up-${mode##* }" scripts/cluster.sh up --nodes 2 $mode
+    step "install-${mode##* }" scripts/cluster.sh install --binary "$sluice"
+    SLUICE_CLUSTER_DRIVER=cluster SLUICE_CLUSTER_CASES=quick step "kubernetes-${mode##* }" cargo_test --test kubernetes
+    step "down-${mode##* }" scripts/cluster.sh down
+  done
 }
 
 main() {
@@ -154,7 +177,9 @@ main() {
   mkdir -p "$LOGS"
   if ((cluster)); then
     [[ -n ${SLUICE_BIN-} ]] || step release cargo build --locked --release -p sluice -p sluice-cni
+    export SLUICE_CHURN_PODS=500 SLUICE_OUTAGE_SECONDS=60
     run_cluster_tests all
+    step chart scripts/chart.sh test
   else
     run_tests "$quick"
   fi

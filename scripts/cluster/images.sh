@@ -6,7 +6,7 @@ IMAGES=$BUILD_DIR/images
 IMAGE_NAMES=(pause agnhost glibc-dns-testing distroless-iptables coredns)
 
 # Programs of the machine that images hold.
-IMAGE_PROGRAMS=(curl wget nc.openbsd busybox dig getent conntrack)
+IMAGE_PROGRAMS=(curl wget nc.openbsd busybox dig nslookup getent conntrack)
 
 # The name by which pods and the end-to-end suite ask for image $1: upstream's of the release in go.mod.
 image_reference() {
@@ -85,7 +85,10 @@ stage_image() {
       stage_program "$root" "$(command -v wget)" /usr/bin/wget
       stage_program "$root" "$(command -v nc.openbsd)" /usr/bin/nc
       stage_program "$root" "$(command -v dig)" /usr/bin/dig
-      stage_program "$root" "$(command -v getent)" /usr/bin/getent
+      stage_program "$root" "$(command -v nslookup)" /usr/bin/nslookup
+      # A name server that specs configure, and what `porter` serves TLS with.
+      cp "$BIN/coredns" "$root/coredns"
+      cp "$(go_select && cd "$MODULE" && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"/test/images/agnhost/porter/localhost.{crt,key} "$root/"
       printf 'ENTRYPOINT ["/agnhost"]\nCMD ["pause"]\n'
       ;;
     # Where the suite looks names up by glibc, and not by the musl of its other images.

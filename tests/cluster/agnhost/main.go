@@ -9,6 +9,7 @@ import (
 	"k8s.io/component-base/cli"
 	"k8s.io/kubernetes/test/images/agnhost/connect"
 	"k8s.io/kubernetes/test/images/agnhost/dns"
+	"k8s.io/kubernetes/test/images/agnhost/net"
 	"k8s.io/kubernetes/test/images/agnhost/netexec"
 	"k8s.io/kubernetes/test/images/agnhost/pause"
 	"k8s.io/kubernetes/test/images/agnhost/porter"
@@ -30,6 +31,7 @@ func main() {
 	root.AddCommand(
 		connect.CmdConnect,
 		dns.CmdDNSSuffix, dns.CmdDNSServerList, dns.CmdEtcHosts,
+		net.CmdNet,
 		netexec.CmdNetexec,
 		pause.CmdPause,
 		porter.CmdPorter,

@@ -168,7 +168,7 @@ impl Article {
         Ok(())
     }
 
-    /// `path` by every replica's address, by ClusterIP and by the Service's name.
+    /// `path` by every replica's address, by ClusterIP, by the Service's name and by the NodePort of every node.
     fn page(&self, bed: &Installed, from: &str, path: &str, expected: &str) -> Result<()> {
         let mut bases: Vec<String> = self
             .flask
@@ -177,6 +177,7 @@ impl Article {
             .collect();
         bases.push(format!("http://{}:80", self.cluster_ip));
         bases.push("http://flask-app-service.db".into());
+        bases.extend(node_port_bases(bed)?);
         for base in bases {
             let url = format!("{base}{path}");
             step(&format!("{from}: GET {url}"), expected, &get(bed, from, &url)?)?;
@@ -185,12 +186,7 @@ impl Article {
     }
 
     fn node_ports(bed: &Installed, metrics: &str) -> Result<()> {
-        for node in &bed.nodes {
-            let address = *bed
-                .node_addresses(node)?
-                .first()
-                .context("a node without address")?;
-            let base = format!("http://{address}:{NODE_PORT}");
+        for base in node_port_bases(bed)? {
             for (path, expected) in [("/", ROOT), ("/metrics", metrics)] {
                 let url = format!("{base}{path}");
                 let what = format!("outside: GET {url}");
@@ -199,6 +195,15 @@ impl Article {
         }
         Ok(())
     }
+}
+
+fn node_port_bases(bed: &Installed) -> Result<Vec<String>> {
+    let base = |node: &String| {
+        let addresses = bed.node_addresses(node)?;
+        let address = addresses.first().context("a node without address")?;
+        Ok(format!("http://{address}:{NODE_PORT}"))
+    };
+    bed.nodes.iter().map(base).collect()
 }
 
 fn article_without_policy_every_pod_connects_to_postgres(bed: &mut Installed) -> Result<()> {
