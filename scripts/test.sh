@@ -19,9 +19,10 @@ usage() {
   cat <<'USAGE'
 Usage: scripts/test.sh [--quick | --cluster]
 
-Runs all tests (about 35 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
+Runs all tests (about 40 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
   --quick     leave out what needs root: nothing is installed and no network namespace is made
   --cluster   only those on a real Kubernetes (scripts/cluster.sh), which is started for them and removed: the long ones, too
+              (all: behind the CNI plugins ptp and bridge)
 
 Logs: target/test-logs. Environment: SLUICE_BIN (a built sluice for the end-to-end tests: no release build then).
 USAGE
@@ -71,7 +72,7 @@ step() {
   if ((status == 0 && passed + failed == 0)); then passed=1; fi
   PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
   if ((failed > 0)); then FAILURES+=("$name:"$'\n'"$(failures "$log" | sed 's/^/  /')"); fi
-  SUMMARY+=("$(printf '%-14s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - started)))")
+  SUMMARY+=("$(printf '%-17s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - started)))")
 }
 
 # Names of the workspace's integration tests: of package $1, or of all packages but sluice-e2e.
@@ -122,16 +123,21 @@ run_tests() {
   run_cluster_tests quick
 }
 
-# With a cluster of its own, so that one that is up for other work stays as it is.
+# With clusters of its own, so that one that is up for other work stays as it is. Behind the other plugin only the quick cases:
+# the long ones are about sluice and the API server.
 run_cluster_tests() {
+  local cni cases=$1
   export SLUICE_REQUIRE_ROOT=1 SLUICE_CLUSTER=sluice-test
   step cluster-build scripts/cluster.sh build
-  # What an interrupted run left.
-  scripts/cluster.sh down >/dev/null 2>&1 || true
-  step cluster-up scripts/cluster.sh up --nodes 2
-  step cluster-install scripts/cluster.sh install --binary "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}"
-  SLUICE_CLUSTER_DRIVER=cluster SLUICE_CLUSTER_CASES=$1 step kubernetes cargo_test --test kubernetes
-  step cluster-down scripts/cluster.sh down
+  for cni in ptp bridge; do
+    # What an interrupted run left.
+    scripts/cluster.sh down >/dev/null 2>&1 || true
+    step "up-$cni" scripts/cluster.sh up --nodes 2 --cni "$cni"
+    step "install-$cni" scripts/cluster.sh install --binary "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}"
+    SLUICE_CLUSTER_DRIVER=cluster SLUICE_CLUSTER_CASES=$cases step "kubernetes-$cni" cargo_test --test kubernetes
+    step "down-$cni" scripts/cluster.sh down
+    cases=quick
+  done
 }
 
 main() {
