@@ -7,6 +7,23 @@ use kube::{Api, Client};
 
 use super::{ClusterError, PAGE, asking};
 
+/// A kind's resource in the first version that the server has; `None` if it has none.
+///
+/// # Errors
+/// [`ClusterError::Request`]
+pub async fn served(client: &Client, kind: Kind) -> Result<Option<ApiResource>, ClusterError> {
+    for resource in resources(kind) {
+        let known = match client.list_api_group_resources(&resource.api_version).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => continue,
+            known => known.map_err(asking(resource.api_version.clone()))?,
+        };
+        if known.resources.iter().any(|known| known.kind == resource.kind) {
+            return Ok(Some(resource));
+        }
+    }
+    Ok(None)
+}
+
 /// All objects of a kind, in the first version that the server has; `None` if it has none.
 ///
 /// # Errors
