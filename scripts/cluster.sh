@@ -68,8 +68,8 @@ Usage: scripts/cluster.sh COMMAND
                                   build the programs and images that `up` needs; nothing if they are up to date. With an
                                   option a suite instead, as scripts/conformance.sh does: Kubernetes' own, or that of
                                   ClusterNetworkPolicy; or Helm
-  up [--nodes N] [--kube-proxy nftables|iptables|none]
-                                  start a cluster (default: 2 nodes, nftables), build first; nothing if it is up
+  up [--nodes N] [--kube-proxy nftables|iptables|none] [--cni ptp|bridge]
+                                  start a cluster (default: 2 nodes, nftables, ptp), build first; nothing if it is up
   down                            stop everything that was started here and remove all of it
   status                          what runs
   stop COMPONENT [SIGNAL]         end one (default: TERM), for tests of what happens without it; pods live on without kubelet
@@ -96,9 +96,10 @@ Usage: scripts/cluster.sh COMMAND
   node-exec NODE -- CMD...        run a command on a node (node1 is 198.51.100.11), in its namespaces
   outside-exec -- CMD...          run a command on the outside client (198.51.100.2)
 
-Pods get 10.244.0.0/16 and fd00:10:244::/56, Services 10.96.0.0/16 and fd00:10:96::/112. The CNI is `ptp` and `portmap`, on
-the node in /etc/cni/net.d, without masquerading; between nodes go plain routes. With --kube-proxy none Service addresses
-lead nowhere until something else serves them.
+Pods get 10.244.0.0/16 and fd00:10:244::/56, Services 10.96.0.0/16 and fd00:10:96::/112. The CNI is `ptp` or, with --cni bridge,
+`bridge` (pods of a node are ports of its cni0, in hairpin mode), then `portmap`: on the node in /etc/cni/net.d, without
+masquerading; between nodes go plain routes. With --kube-proxy none Service addresses lead nowhere until something else serves
+them. With --cni bridge and kube-proxy, those of pods on the asking pod's own node need br_netfilter, or sluice.
 
 Images: registry.k8s.io/e2e-test-images/agnhost (a part of upstream's, with busybox, sh, curl, nc and dig), registry.k8s.io/pause, coredns.
 
@@ -142,22 +143,25 @@ cluster_build() {
 }
 
 cluster_up() {
-  local nodes=2 kube_proxy=nftables program node
+  local nodes=2 kube_proxy=nftables cni=ptp program node asked
   while (($#)); do
     case $1 in
       --nodes) nodes=${2-}; shift ;;
       --kube-proxy) kube_proxy=${2-}; shift ;;
+      --cni) cni=${2-}; shift ;;
       *) usage >&2; die "up: unknown argument: $1" ;;
     esac
     shift || die "up: the last argument lacks its value"
   done
   [[ $nodes =~ ^[1-$MAX_NODES]$ ]] || die "--nodes: 1 to $MAX_NODES, not '$nodes'"
   [[ $kube_proxy =~ ^(nftables|iptables|none)$ ]] || die "--kube-proxy: nftables, iptables or none, not '$kube_proxy'"
+  [[ $cni =~ ^(ptp|bridge)$ ]] || die "--cni: ptp or bridge, not '$cni'"
   require_root
   [[ ! $CLUSTER =~ [^a-z0-9-] ]] || die "SLUICE_CLUSTER: only a-z, 0-9 and '-', not '$CLUSTER'"
   lock
+  asked="nodes=$nodes cni=$cni kube_proxy=$kube_proxy"
   if [[ -e $CLUSTER_DIR/up ]]; then
-    [[ $(cat "$CLUSTER_DIR/up") == "nodes=$nodes kube_proxy=$kube_proxy" ]] ||
+    [[ $(cat "$CLUSTER_DIR/up") == "$asked" ]] ||
       die "a cluster with $(cat "$CLUSTER_DIR/up") is up; run: scripts/cluster.sh down"
     say "already up"
     return
@@ -165,7 +169,7 @@ cluster_up() {
   for program in containerd ctr runc buildah nft iptables openssl "${IMAGE_PROGRAMS[@]}"; do
     command -v "$program" >/dev/null || die "no $program; run: scripts/cluster.sh setup"
   done
-  [[ -x /usr/lib/cni/ptp ]] || die "no /usr/lib/cni/ptp; run: scripts/cluster.sh setup"
+  [[ -x /usr/lib/cni/$cni ]] || die "no /usr/lib/cni/$cni; run: scripts/cluster.sh setup"
   build_all
   cluster_remove # what an interrupted `up` left
   trap 'up_failed' EXIT
@@ -186,12 +190,12 @@ cluster_up() {
     node_join "$node"
   done
   for node in $(node_names "$nodes"); do
-    node_finish "$node" "$kube_proxy"
+    node_finish "$node" "$kube_proxy" "$cni"
   done
   addons_apply
   trap - EXIT INT TERM
-  printf 'nodes=%s kube_proxy=%s\n' "$nodes" "$kube_proxy" >"$CLUSTER_DIR/up"
-  say "up after $((SECONDS - started)) s: $nodes nodes, kube-proxy $kube_proxy"
+  printf '%s\n' "$asked" >"$CLUSTER_DIR/up"
+  say "up after $((SECONDS - started)) s: $nodes nodes, CNI $cni, kube-proxy $kube_proxy"
 }
 
 # Undoes a failed `up`, and keeps the logs, which say why.

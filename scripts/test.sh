@@ -22,9 +22,10 @@ usage() {
   cat <<'USAGE'
 Usage: scripts/test.sh [--quick | --cluster]
 
-Runs all tests (about 35 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
+Runs all tests (about 40 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
   --quick     leave out what needs root: nothing is installed and no network namespace is made
   --cluster   only those on a real Kubernetes (scripts/cluster.sh), which is started for them and removed: the long ones, too
+              (all: behind the CNI plugins ptp and bridge)
 
 Logs: target/test-logs. Environment: SLUICE_BIN (a built sluice for the end-to-end tests: no release build then).
 USAGE
@@ -74,7 +75,7 @@ step() {
   if ((status == 0 && passed + failed == 0)); then passed=1; fi
   PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
   if ((failed > 0)); then FAILURES+=("$name:"$'\n'"$(failures "$log" | sed 's/^/  /')"); fi
-  SUMMARY+=("$(printf '%-14s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - started)))")
+  SUMMARY+=("$(printf '%-17s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - started)))")
 }
 
 # Names of the workspace's integration tests: of package $1, or of all packages but sluice-e2e.
@@ -125,7 +126,8 @@ run_tests() {
   run_cluster_tests quick
 }
 
-# With a cluster of its own, so that one that is up for other work stays as it is.
+# With clusters of its own, so that one that is up for other work stays as it is. Behind the other plugin only the quick cases:
+# the long ones are about sluice and the API server.
 run_cluster_tests() {
   local sluice
   sluice=$(readlink -f "${SLUICE_BIN:-${CARGO_TARGET_DIR:-target}/release/sluice}")

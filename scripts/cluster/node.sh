@@ -166,7 +166,7 @@ node_join() {
     node_load "$node" "$IMAGES/$name.tar"
   done
   mkdir -p "$directory/files/opt/cni/bin" "$directory/files/etc/cni/net.d"
-  cp /usr/lib/cni/{host-local,loopback,portmap,ptp} "$directory/files/opt/cni/bin/"
+  cp /usr/lib/cni/{bridge,host-local,loopback,portmap,ptp} "$directory/files/opt/cni/bin/"
   make_kubeconfig "$node" "/O=system:nodes/CN=system:node:$node"
   node_kubelet "$node"
 }
@@ -186,12 +186,12 @@ node_pod_cidrs() { kubectl_admin get node "$1" -o jsonpath='{.spec.podCIDRs[*]}'
 
 # Gives the node its pod network, now that its addresses are allocated, and waits until it is ready.
 node_finish() {
-  local node=$1 kube_proxy=$2 directory cidrs
+  local node=$1 kube_proxy=$2 cni=$3 directory cidrs
   directory=$(node_directory "$node")
   wait_for 60 "$node-kubelet" "$node is registered and has addresses for pods" node_pod_cidrs "$node"
   read -r -a cidrs < <(node_pod_cidrs "$node")
   network_route_pods "$node" "${cidrs[@]}"
-  node_write_cni "$directory" "${cidrs[@]}"
+  node_write_cni "$cni" "$directory" "${cidrs[@]}"
   if [[ $kube_proxy != none ]]; then
     printf 'mode: %s\n' "$kube_proxy" >>"$directory/kube-proxy.yaml"
     node_kube_proxy "$node"
@@ -202,9 +202,13 @@ node_finish() {
     kubectl_admin wait --for condition=Ready "node/$node" --timeout 2s
 }
 
+# node_write_cni PLUGIN DIRECTORY CIDR...
 node_write_cni() {
-  local configuration=$1/files/etc/cni/net.d ranges=() cidr
-  shift
+  local plugin=$1 configuration=$2/files/etc/cni/net.d ranges=() bridge='' cidr
+  shift 2
+  # isGateway: cni0 has the subnets' first addresses, which pods' routes lead to and the node reaches its pods by. hairpinMode:
+  # a pod that asks for itself by a Service's address needs its own packets back, which a port does not give otherwise.
+  [[ $plugin != bridge ]] || bridge='"bridge": "cni0", "isGateway": true, "hairpinMode": true,'
   for cidr in "$@"; do
     ranges+=("[{\"subnet\": \"$cidr\"}]")
   done
@@ -216,7 +220,7 @@ node_write_cni() {
   "name": "$CLUSTER",
   "plugins": [
     {
-      "type": "ptp",
+      "type": "$plugin", $bridge
       "mtu": 1500,
       "ipMasq": false,
       "ipam": {

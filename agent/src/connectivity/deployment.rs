@@ -1,7 +1,7 @@
 //! The test's namespaces, pods and Services: made, waited for, and removed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -11,9 +11,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client};
+use serde_json::json;
 use tokio::time::Instant;
 
-use super::pods::{self, NAMESPACES, PODS};
+use super::pods::{self, ECHO_HOST_PORT, NAMESPACES, PODS};
 use super::probe::{self, Outcome};
 use crate::cli::ConnectivityTestArgs;
 use crate::cluster::{Cluster, documents, policies, status};
@@ -26,6 +27,17 @@ pub const FIELD_MANAGER: &str = "sluice-connectivity";
 
 /// Marks policies of the cluster as the test's.
 pub const LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "sluice-connectivity");
+
+/// Services by their ClusterIPs, and what these are called in checks.
+const CLUSTER_IPS: [(&str, &str); 4] = [
+    ("echo", "service"),
+    ("echo-sticky", "sticky"),
+    ("echo-internal", "internal"),
+    ("client2-internal", "internal-near"),
+];
+
+/// A load balancer's addresses: for documentation (RFC 5737, RFC 3849).
+const LOAD_BALANCER: [&str; 2] = ["192.0.2.74", "2001:db8:73::74"];
 
 /// Services, their ports, and what these are called in checks.
 const NODE_PORTS: [(&str, &str, &str); 3] = [
@@ -102,6 +114,15 @@ impl Deployment {
         for object in documents(include_str!("manifests/deployment.yaml"))? {
             self.apply(object).await?;
         }
+        for object in documents(include_str!("manifests/external_ips.yaml"))? {
+            match self.apply(object).await {
+                Err(error) if is_forbidden(&error) => {
+                    eprintln!("sluice: externalIPs are not tried: {error:#}");
+                }
+                outcome => outcome?,
+            }
+        }
+        self.balance().await?;
         for plan in PODS {
             let Some(node) = nodes.get(usize::from(plan.is_far)) else {
                 continue;
@@ -133,6 +154,18 @@ impl Deployment {
             hosts,
             external,
         })
+    }
+
+    /// Does what a load balancer's controller would.
+    async fn balance(&self) -> anyhow::Result<()> {
+        let services: Api<Service> = Api::namespaced(self.client(), NAMESPACES[0]);
+        let ingress = LOAD_BALANCER.map(|ip| json!({"ip": ip}));
+        let status = json!({"status": {"loadBalancer": {"ingress": ingress}}});
+        services
+            .patch_status("echo-balanced", &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .context("status of Service echo-balanced")?;
+        Ok(())
     }
 
     /// The image that was asked for, or the agents'.
@@ -212,21 +245,27 @@ impl Deployment {
     ) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
         let services: Api<Service> = Api::namespaced(self.client(), NAMESPACES[0]);
         let mut hosts = BTreeMap::new();
-        let service = services.get("echo").await?.spec.unwrap_or_default();
-        let addresses = service.cluster_ips.unwrap_or_default();
-        let addresses = addresses
-            .iter()
-            .map(|address| format!("{}:80", bracketed(address)));
-        hosts.insert("service".to_owned(), addresses.collect());
+        for (service, host) in CLUSTER_IPS {
+            let spec = services.get(service).await?.spec.unwrap_or_default();
+            let addresses = spec.cluster_ips.unwrap_or_default();
+            hosts.insert(host.to_owned(), with_port(&addresses, 80));
+        }
+        let balanced = services.get("echo-balanced").await?;
+        let addresses = of_families(&balanced, &LOAD_BALANCER.map(str::to_owned));
+        hosts.insert("load-balancer".to_owned(), with_port(&addresses, 80));
+        if let Some(service) = services.get_opt("echo-external").await? {
+            let spec = service.spec.clone().unwrap_or_default();
+            let addresses = of_families(&service, &spec.external_ips.unwrap_or_default());
+            hosts.insert("external-ip".to_owned(), with_port(&addresses, 80));
+        }
         let addresses = node.map(node_addresses).unwrap_or_default();
+        hosts.insert("hostport".to_owned(), with_port(&addresses, ECHO_HOST_PORT));
         for (service, port, host) in NODE_PORTS {
             let ports = services.get(service).await?.spec.unwrap_or_default().ports;
             let mut ports = ports.into_iter().flatten();
             let found = ports.find(|found| found.name.as_deref() == Some(port));
-            if let Some(port) = found.and_then(|port| port.node_port) {
-                let addresses = addresses.iter();
-                let addresses = addresses.map(|address| format!("{}:{port}", bracketed(address)));
-                hosts.insert(host.to_owned(), addresses.collect());
+            if let Some(port) = found.and_then(|port| u16::try_from(port.node_port?).ok()) {
+                hosts.insert(host.to_owned(), with_port(&addresses, port));
             }
         }
         // Relative, so that the cluster's domain need not be known.
@@ -384,6 +423,30 @@ async fn is_reached(hosts: Option<&Vec<String>>) -> bool {
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+fn is_forbidden(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 403)
+}
+
+/// Those of the families that the Service has.
+fn of_families(service: &Service, addresses: &[String]) -> Vec<String> {
+    let families = service.spec.clone().and_then(|spec| spec.ip_families);
+    let families = families.unwrap_or_default();
+    let is_served = |address: &&String| {
+        let family = match address.parse() {
+            Ok(IpAddr::V4(_)) => "IPv4",
+            Ok(IpAddr::V6(_)) => "IPv6",
+            Err(_) => return false,
+        };
+        families.iter().any(|served| served == family)
+    };
+    addresses.iter().filter(is_served).cloned().collect()
+}
+
+fn with_port(addresses: &[String], port: u16) -> Vec<String> {
+    let host = |address: &String| format!("{}:{port}", bracketed(address));
+    addresses.iter().map(host).collect()
 }
 
 fn names(nodes: &[Node]) -> Vec<String> {

@@ -11,6 +11,9 @@ pub const CONTAINER: &str = "test";
 /// Port of pods of the host network: beyond those that usually serve, and below those that clients get.
 const HOST_PORT: u16 = 18080;
 
+/// Port of the node that leads to the pod `echo`.
+pub const ECHO_HOST_PORT: u16 = 18081;
+
 /// What a pod of the test is.
 #[derive(Debug, Clone, Copy)]
 pub struct PodPlan {
@@ -22,6 +25,8 @@ pub struct PodPlan {
     /// Whether it is on the other node.
     pub is_far: bool,
     is_host: bool,
+    /// Port of its node that leads to its HTTP server.
+    host_port: Option<u16>,
 }
 
 const fn plan(name: &'static str, app: &'static str) -> PodPlan {
@@ -31,6 +36,7 @@ const fn plan(name: &'static str, app: &'static str) -> PodPlan {
         app,
         is_far: false,
         is_host: false,
+        host_port: None,
     }
 }
 
@@ -38,7 +44,10 @@ const fn plan(name: &'static str, app: &'static str) -> PodPlan {
 pub const PODS: [PodPlan; 7] = [
     plan("client", "client"),
     plan("client2", "client2"),
-    plan("echo", "echo"),
+    PodPlan {
+        host_port: Some(ECHO_HOST_PORT),
+        ..plan("echo", "echo")
+    },
     PodPlan {
         is_far: true,
         ..plan("echo-far", "echo")
@@ -68,7 +77,11 @@ pub fn manifest(plan: &PodPlan, image: &str, node: &str) -> Value {
         "serve".into(),
     ];
     command.extend(["--http".into(), http.to_string()]);
-    let mut ports = vec![json!({"name": "http", "containerPort": http})];
+    let mut port = json!({"name": "http", "containerPort": http});
+    if let Some(host_port) = plan.host_port {
+        port["hostPort"] = host_port.into();
+    }
+    let mut ports = vec![port];
     if !plan.is_host {
         command.extend(["--http", "8081", "--udp", "8082"].map(str::to_owned));
         ports.push(json!({"name": "admin", "containerPort": 8081}));

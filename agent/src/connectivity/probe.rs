@@ -1,6 +1,6 @@
 //! The test's client: one probe, and what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -47,6 +47,9 @@ pub struct ProbeSpec {
     /// Keep the HTTP connection for so long, milliseconds, and ask again and again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,
+    /// Ask by HTTP so many times, each by a connection of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u32>,
 }
 
 impl FromStr for ProbeSpec {
@@ -87,6 +90,11 @@ pub enum Outcome {
         /// What the test's server saw, if it was the one that answered.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         echo: Option<Echo>,
+    },
+    /// All of several connections were answered with status 200.
+    Spread {
+        /// The test's servers that did.
+        servers: BTreeSet<String>,
     },
     /// A connection that was to be held was answered for the whole time.
     Held {
@@ -136,6 +144,11 @@ pub async fn run(spec: &ProbeSpec, limit: Duration) -> Outcome {
         && let Some(hold) = spec.hold_ms
     {
         return held(spec, &uri, address, Duration::from_millis(hold), limit).await;
+    }
+    if uri.scheme_str() == Some("http")
+        && let Some(times) = spec.times
+    {
+        return spread(spec, &uri, address, times, limit).await;
     }
     let probe = async {
         match uri.scheme_str() {
@@ -252,6 +265,23 @@ async fn held(spec: &ProbeSpec, uri: &Uri, address: SocketAddr, hold: Duration, 
         tokio::time::sleep(INTERVAL).await;
     }
     Outcome::Held { rounds }
+}
+
+/// Asks by `times` connections, one after the other; the first that gets no answer of the test's ends it.
+async fn spread(spec: &ProbeSpec, uri: &Uri, address: SocketAddr, times: u32, limit: Duration) -> Outcome {
+    let mut servers = BTreeSet::new();
+    for _ in 0..times {
+        match timeout(limit, http(spec, uri, address)).await {
+            Ok(Ok(Outcome::Answered {
+                status: Some(200),
+                echo: Some(echo),
+            })) => servers.insert(echo.server),
+            Ok(Ok(other)) => return other,
+            Ok(Err(error)) => return of_error(&error),
+            Err(_) => return Outcome::TimedOut,
+        };
+    }
+    Outcome::Spread { servers }
 }
 
 async fn udp(address: SocketAddr) -> io::Result<()> {

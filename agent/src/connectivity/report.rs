@@ -70,6 +70,10 @@ pub(super) fn line(trial: &Trial, outcome: &Outcome) -> String {
             status: Some(status), ..
         } => format!("status {status}"),
         Outcome::Answered { status: None, .. } => "an answer".into(),
+        Outcome::Spread { servers } => {
+            let servers: Vec<_> = servers.iter().map(String::as_str).collect();
+            format!("answers by {}", servers.join(" and "))
+        }
         Outcome::TimedOut => "silence".into(),
         other => serde_json::to_string(other).unwrap_or_default(),
     };

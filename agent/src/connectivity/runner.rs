@@ -16,7 +16,7 @@ use super::pods::CONTAINER;
 use super::probe::{self, Outcome, ProbeSpec};
 use super::report::{Report, Trial, failure, line};
 use super::scenario::{Check, EXTERNAL, Held, Scenario};
-use crate::cluster::{Exec, documents, status};
+use crate::cluster::{Exec, documents, objects, policies, status};
 use crate::junit::{Case, Failure};
 
 /// How long a probe waits for its answer: longer than TCP's first retransmission after 1 s, so that silence is no accident.
@@ -32,8 +32,8 @@ const POLL: Duration = Duration::from_millis(200);
 const KUBELET_PROBES: u64 = 3;
 
 /// What a scenario may need that is not everywhere.
-const NEEDS: &str =
-    "it needs a second node, an address outside (--external), or node ports that are reached from here";
+const NEEDS: &str = "it needs a second node, an address outside (--external), node ports that are reached from here, or externalIPs that \
+     the cluster does not forbid";
 
 /// Flow records of each node that are shown with a failure.
 const FLOWS: &str = "15";
@@ -68,9 +68,9 @@ impl<'a> Runner<'a> {
     /// Tries a scenario and says what came of it.
     pub async fn run(&mut self, scenario: &Scenario) {
         let begin = Instant::now();
-        let outcome = match self.skip(scenario).await {
-            Ok(Some(reason)) => Ok(Some(reason)),
-            Ok(None) => self.attempt(scenario).await.map(|()| None),
+        let outcome = match self.prepare(scenario).await {
+            Ok(Err(reason)) => Ok(Some(reason)),
+            Ok(Ok(policies)) => self.attempt(scenario, &policies).await.map(|()| None),
             Err(error) => Err(failure(&format!("{error:#}"), Vec::new())),
         };
         let seconds = begin.elapsed().as_secs_f32();
@@ -100,63 +100,51 @@ impl<'a> Runner<'a> {
         });
     }
 
-    /// Why a scenario cannot be tried here.
-    async fn skip(&self, scenario: &Scenario) -> anyhow::Result<Option<String>> {
+    /// The policies of a scenario, in versions that the cluster has; or why it cannot be tried here.
+    async fn prepare(&self, scenario: &Scenario) -> anyhow::Result<Result<Vec<DynamicObject>, String>> {
         if scenario.policies.contains(EXTERNAL) && self.targets.external.is_none() {
-            return Ok(Some(
-                "no address outside the cluster is known; give --external".into(),
+            return Ok(Err(
+                "no address outside the cluster is known; give --external".into()
             ));
-        }
-        let client = self.deployment.cluster.client();
-        for policy in self.policies(scenario)? {
-            let Some(types) = &policy.types else { continue };
-            if types.api_version.starts_with("networking.k8s.io/") {
-                continue;
-            }
-            let missing = || format!("the cluster has no {} of {}", types.kind, types.api_version);
-            match client.list_api_group_resources(&types.api_version).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Some(missing())),
-                resources => {
-                    if !resources?
-                        .resources
-                        .iter()
-                        .any(|resource| resource.kind == types.kind)
-                    {
-                        return Ok(Some(missing()));
-                    }
-                }
-            }
         }
         let has_trials = |check: &Check| !self.trials(std::slice::from_ref(check)).is_empty();
         if !scenario.checks.iter().any(has_trials) {
-            return Ok(Some(NEEDS.into()));
+            return Ok(Err(NEEDS.into()));
         }
         // Without what is denied a scenario would show nothing.
         let restricted = |check: &&Check| check.expect != check.expect.without_policies();
         let mut restricted = scenario.checks.iter().filter(restricted).peekable();
         if restricted.peek().is_some() && !restricted.any(has_trials) {
-            return Ok(Some(NEEDS.into()));
+            return Ok(Err(NEEDS.into()));
         }
-        Ok(None)
-    }
-
-    fn policies(&self, scenario: &Scenario) -> anyhow::Result<Vec<DynamicObject>> {
         let external = self.targets.external.map(|address| address.ip().to_string());
         let text = scenario
             .policies
             .replace(EXTERNAL, external.as_deref().unwrap_or("0.0.0.0"));
-        Ok(documents(&text)?)
+        let mut policies = documents(&text)?;
+        let client = self.deployment.cluster.client();
+        for types in policies.iter_mut().filter_map(|policy| policy.types.as_mut()) {
+            let kind = policies::KINDS.into_iter().find(|kind| kind.name() == types.kind);
+            let served = match kind {
+                Some(kind) => objects::served(&client, kind).await?,
+                None => None,
+            };
+            match served {
+                Some(resource) => types.api_version = resource.api_version,
+                None => return Ok(Err(format!("the cluster has no {}", types.kind))),
+            }
+        }
+        Ok(Ok(policies))
     }
 
-    async fn attempt(&self, scenario: &Scenario) -> Result<(), Failure> {
+    async fn attempt(&self, scenario: &Scenario, policies: &[DynamicObject]) -> Result<(), Failure> {
         let of_error = |error: anyhow::Error| failure(&format!("{error:#}"), Vec::new());
         let trials = self.trials(&scenario.checks);
-        let policies = self.policies(scenario).map_err(of_error)?;
         let held = match &scenario.held {
             Some(held) => Some(self.hold(held).await?),
             None => None,
         };
-        for policy in &policies {
+        for policy in policies {
             self.deployment.apply(policy.clone()).await.map_err(of_error)?;
         }
         let mut outcome = self.converge(&trials, "").await;
@@ -171,7 +159,7 @@ impl<'a> Runner<'a> {
                 outcome = was_cut(held);
             }
         }
-        for policy in &policies {
+        for policy in policies {
             self.deployment.delete(policy).await.map_err(of_error)?;
         }
         if policies.is_empty() {
@@ -203,8 +191,9 @@ impl<'a> Runner<'a> {
                             method: check.method.clone(),
                             headers: check.headers.clone(),
                             hold_ms: None,
+                            times: check.times,
                         },
-                        expect: check.expect,
+                        expect: check.expect.clone(),
                     });
                 }
             }

@@ -18,8 +18,13 @@ macro_rules! scenarios {
 }
 
 /// Names and texts, in the order in which they are tried.
-const FILES: [(&str, &str); 29] = scenarios![
+const FILES: [(&str, &str); 34] = scenarios![
     "no-policies",
+    "service-session-affinity",
+    "service-internal-traffic-policy",
+    "service-external-ips",
+    "service-load-balancer",
+    "host-port",
     "networkpolicy-default-deny",
     "networkpolicy-pods",
     "networkpolicy-namespaces",
@@ -88,9 +93,12 @@ pub struct Scenario {
 pub struct Check {
     /// Pods of the test, or `here`: the command itself.
     pub from: Vec<String>,
-    /// URLs with a pod, `service`, `nodeport`, `local-http`, `local-admin`, `headless`, `external` or `outside` for a host. `external` may be the API server, which
-    /// counts as the cluster's as well as the world's, `outside` may not.
+    /// URLs with a pod or another of [`Targets::hosts`](super::deployment::Targets) for a host. `external` may be the API server,
+    /// which counts as the cluster's as well as the world's, `outside` may not.
     pub to: Vec<String>,
+    /// Ask so many times, each by a connection of its own.
+    #[serde(default)]
+    pub times: Option<u32>,
     /// HTTP method.
     #[serde(default)]
     pub method: Option<String>,
@@ -112,13 +120,17 @@ pub struct Held {
 }
 
 /// What should come of a probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "serde_json::Value")]
 pub enum Expectation {
     /// Any answer.
     Answered,
     /// An answer by the test's server, which saw the address of the pod that asked.
     OwnAddress,
+    /// Answers by one and the same of the test's servers, of however many times.
+    OneServer,
+    /// Answers by the test's server in this pod and no other: `{server: POD}`.
+    Server(String),
     /// Silence: the packets are dropped.
     Denied,
     /// An HTTP response with this status.
@@ -132,13 +144,17 @@ impl TryFrom<serde_json::Value> for Expectation {
         match value.as_str() {
             Some("answered") => return Ok(Self::Answered),
             Some("own-address") => return Ok(Self::OwnAddress),
+            Some("one-server") => return Ok(Self::OneServer),
             Some("denied") => return Ok(Self::Denied),
             _ => {}
         }
+        if let Some(server) = value.get("server").and_then(serde_json::Value::as_str) {
+            return Ok(Self::Server(server.into()));
+        }
         let status = value.as_u64().and_then(|status| u16::try_from(status).ok());
-        status
-            .map(Self::Status)
-            .ok_or_else(|| format!("{value} is not answered, own-address, denied or a status"))
+        status.map(Self::Status).ok_or_else(|| {
+            format!("{value} is not answered, own-address, one-server, a server, denied or a status")
+        })
     }
 }
 
@@ -147,6 +163,8 @@ impl std::fmt::Display for Expectation {
         match self {
             Self::Answered => f.write_str("answered"),
             Self::OwnAddress => f.write_str("answered, asked from its own address"),
+            Self::OneServer => f.write_str("answered, always by the same server"),
+            Self::Server(server) => write!(f, "answered, always by {server}"),
             Self::Denied => f.write_str("silence"),
             Self::Status(status) => write!(f, "status {status}"),
         }
@@ -156,22 +174,24 @@ impl std::fmt::Display for Expectation {
 impl Expectation {
     /// Whether `outcome` is as expected, of a pod with these addresses.
     #[must_use]
-    pub fn holds(self, outcome: &Outcome, addresses: &[String]) -> bool {
+    pub fn holds(&self, outcome: &Outcome, addresses: &[String]) -> bool {
         match (self, outcome) {
             (Self::Answered, Outcome::Answered { status, .. }) => status.is_none_or(|status| status == 200),
             (Self::OwnAddress, Outcome::Answered { echo: Some(echo), .. }) => addresses.contains(&echo.from),
+            (Self::OneServer, Outcome::Spread { servers }) => servers.len() == 1,
+            (Self::Server(server), Outcome::Spread { servers }) => servers.iter().eq([server]),
             (Self::Denied, Outcome::TimedOut) => true,
-            (Self::Status(expected), Outcome::Answered { status, .. }) => *status == Some(expected),
+            (Self::Status(expected), Outcome::Answered { status, .. }) => *status == Some(*expected),
             _ => false,
         }
     }
 
     /// What should come of it when the policies are gone.
     #[must_use]
-    pub const fn without_policies(self) -> Self {
+    pub fn without_policies(&self) -> Self {
         match self {
-            Self::OwnAddress => Self::OwnAddress,
-            _ => Self::Answered,
+            Self::OwnAddress | Self::OneServer | Self::Server(_) => self.clone(),
+            Self::Answered | Self::Denied | Self::Status(_) => Self::Answered,
         }
     }
 }
@@ -205,11 +225,17 @@ mod tests {
     use super::*;
     use crate::cluster::documents;
 
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 13] = [
         "service",
+        "sticky",
+        "internal",
+        "internal-near",
         "nodeport",
         "local-http",
         "local-admin",
+        "hostport",
+        "external-ip",
+        "load-balancer",
         "headless",
         "external",
         "outside",
@@ -222,6 +248,11 @@ mod tests {
         for scenario in all().unwrap() {
             assert!(!scenario.checks.is_empty(), "{}", scenario.name);
             for check in &scenario.checks {
+                // Only many answers say who gave them, and only HTTP asks many times.
+                let needs_times = matches!(check.expect, Expectation::OneServer | Expectation::Server(_));
+                assert_eq!(needs_times, check.times.is_some(), "{}", scenario.name);
+                let is_http = |to: &String| to.starts_with("http:");
+                assert!(!needs_times || check.to.iter().all(is_http), "{}", scenario.name);
                 for from in &check.from {
                     assert!(pods.contains(&from.as_str()), "{}: {from}", scenario.name);
                 }
@@ -270,6 +301,21 @@ mod tests {
                 "{}",
                 scenario.name
             );
+        }
+    }
+
+    #[test]
+    fn one_server_is_any_but_only_one_and_a_server_is_no_other() {
+        let spread = |servers: &[&str]| Outcome::Spread {
+            servers: servers.iter().map(ToString::to_string).collect(),
+        };
+        let echo: Expectation = serde_json::from_str(r#"{"server": "echo"}"#).unwrap();
+        assert!(echo.holds(&spread(&["echo"]), &[]));
+        assert!(!echo.holds(&spread(&["echo-far"]), &[]) && !echo.holds(&spread(&["echo", "echo-far"]), &[]));
+        assert!(Expectation::OneServer.holds(&spread(&["echo-far"]), &[]));
+        assert!(!Expectation::OneServer.holds(&spread(&["echo", "echo-far"]), &[]));
+        for nobody in [spread(&[]), Outcome::TimedOut] {
+            assert!(!Expectation::OneServer.holds(&nobody, &[]) && !echo.holds(&nobody, &[]));
         }
     }
 

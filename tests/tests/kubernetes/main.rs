@@ -8,6 +8,7 @@ mod access;
 mod article;
 mod bed;
 mod churn;
+mod first_instant;
 mod node;
 mod outage;
 mod plugin;
@@ -23,7 +24,13 @@ use bed::Installed;
 use sluice_e2e::suite;
 
 fn main() -> ExitCode {
-    let quick: [&[suite::Case<Installed>]; 4] = [article::CASES, probes::CASES, pods::CASES, plugin::CASES];
+    let quick: [&[suite::Case<Installed>]; 5] = [
+        article::CASES,
+        probes::CASES,
+        pods::CASES,
+        first_instant::CASES,
+        plugin::CASES,
+    ];
     let long: [&[suite::Case<Installed>]; 5] = [
         propagation::CASES,
         outage::CASES,
