@@ -87,8 +87,10 @@ pub(crate) struct Subject<'a> {
 impl<'a> Subject<'a> {
     /// The pod as a subject; without its object it is `init`.
     pub(crate) fn of(pod: Option<&'a IndexedPod>) -> Self {
-        // Without an identity of its own (none was free) a pod must not share the tables of others.
-        let has_identity = |pod: &&IndexedPod| ![pod.identity, pod.identity6].contains(&Identity::INIT);
+        // Without an identity of its own (none was free, or its Namespace is not known) a pod must not share the tables of others.
+        let has_identity = |pod: &&IndexedPod| {
+            !pod.awaits_namespace() && ![pod.identity, pod.identity6].contains(&Identity::INIT)
+        };
         match pod.filter(has_identity) {
             Some(indexed) => Self {
                 identity: indexed.identity,

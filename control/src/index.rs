@@ -30,6 +30,8 @@ pub struct IndexConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Name of the cluster, the value of label `io.cilium.k8s.policy.cluster`.
     pub cluster_name: String,
+    /// Whether a pod has an identity only once its Namespace is known: an API server has one for every pod, manifests need not.
+    pub awaits_namespaces: bool,
 }
 
 /// A pod's interface on this node.
@@ -52,7 +54,9 @@ pub struct LocalEndpoint {
 pub struct IndexedPod {
     /// The object.
     pub pod: Pod,
-    /// Labels of its identity.
+    /// Labels of its Namespace as they were known last.
+    namespace: Option<Arc<BTreeMap<String, String>>>,
+    /// Labels of its identity; none while it waits for its Namespace.
     pub labels: Labels,
     /// Its identity, by its IPv4 address where it has one.
     pub identity: Identity,
@@ -61,6 +65,13 @@ pub struct IndexedPod {
 }
 
 impl IndexedPod {
+    /// Whether it has no identity of its own: without the labels of its Namespace it could be taken for a pod that fewer policies
+    /// select.
+    #[must_use]
+    pub fn awaits_namespace(&self) -> bool {
+        self.identity == Identity::UNMANAGED
+    }
+
     /// Its identity at one of its addresses.
     #[must_use]
     pub fn identity_at(&self, addr: IpAddr) -> Identity {
@@ -97,7 +108,7 @@ pub struct Changes {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     config: IndexConfig,
-    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    namespaces: BTreeMap<String, Arc<BTreeMap<String, String>>>,
     nodes: BTreeMap<String, Node>,
     remote_nodes: BTreeMap<IpAddr, Identity>,
     pods: BTreeMap<PodName, IndexedPod>,
@@ -150,7 +161,7 @@ impl Index {
         let Object { key, body } = object;
         match body {
             ObjectBody::Namespace(labels) => {
-                self.namespaces.insert(key.name.clone(), labels);
+                self.namespaces.insert(key.name.clone(), Arc::new(labels));
                 self.identify_pods(Some(&key.name));
             }
             ObjectBody::Node(node) => {
@@ -333,8 +344,8 @@ impl Index {
         &self.prefixes
     }
 
-    /// The pod that a local endpoint is, if its object is known and is of this very pod: an object that is finished or whose addresses
-    /// are all others describes a former pod of that name.
+    /// The pod that a local endpoint is, if its object is known, with its Namespace, and is of this very pod: an object that is finished
+    /// or whose addresses are all others describes a former pod of that name.
     #[must_use]
     pub fn pod_of(&self, endpoint: &LocalEndpoint) -> Option<&IndexedPod> {
         let indexed = self.pods.get(&endpoint.pod)?;
@@ -348,7 +359,8 @@ impl Index {
             Some(own) if !uid.is_empty() => own == uid || mirrored.as_ref() == Some(own),
             _ => listed.is_empty() || listed.iter().any(|addr| endpoint.addresses.contains(addr)),
         };
-        (same && !indexed.pod.host_network && !indexed.pod.finished).then_some(indexed)
+        let has_identity = !indexed.awaits_namespace();
+        (same && has_identity && !indexed.pod.host_network && !indexed.pod.finished).then_some(indexed)
     }
 
     /// Label `topology.kubernetes.io/zone` of the local node; empty where it has none.

@@ -170,6 +170,7 @@ impl Control {
             node_addresses: config.node_addresses,
             pod_cidrs: config.pod_cidrs,
             cluster_name: config.cluster_name.clone(),
+            awaits_namespaces: config.manifests.is_none(),
         });
         let node_name = index.config().node_name.clone();
         let mut folder = config

@@ -425,3 +425,110 @@ fn a_node_port_comes_before_a_host_port_of_that_number() {
     world.compile();
     assert_eq!(world.service("172.18.0.2", 80).frontend, Frontend::HostPort);
 }
+
+const OTHER_NODES: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: node-2}
+status: {addresses: [{type: InternalIP, address: 172.18.0.3}, {type: ExternalIP, address: 203.0.113.3}, {type: InternalIP, address: 'fd00:18::3'}]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node-3}
+status: {addresses: [{type: InternalIP, address: 172.18.0.4}, {type: InternalIP, address: 172.18.0.2}]}
+";
+
+fn node_port(more: &str) -> String {
+    web(more).replace("targetPort: http", "targetPort: http, nodePort: 30008")
+}
+
+#[test]
+fn node_ports_are_at_the_addresses_of_every_node() {
+    let mut world = World::new(&[OTHER_NODES, &node_port(""), &slice("web-1", 80, &[HERE, THERE])]);
+    let everyone = some(&["10.1.0.3:80", "10.2.0.3:80"]);
+    for addr in ["172.18.0.2", "172.18.0.3", "203.0.113.3", "172.18.0.4"] {
+        assert_eq!(world.backends(addr, 30_008), everyone, "{addr}");
+        assert_eq!(world.service(addr, 30_008).frontend, Frontend::NodePort, "{addr}");
+        assert_eq!(world.service(addr, 30_008).name, "shop/web", "{addr}");
+        assert_eq!(world.backends(addr, 80), None, "{addr}");
+        assert!(world.find(addr, 30_008, Protocol::UDP).is_none(), "{addr}");
+    }
+    assert_eq!(
+        world.backends("fd00:18::3", 30_008),
+        None,
+        "no ClusterIP of its family"
+    );
+    assert_eq!(world.backends("172.18.0.9", 30_008), None, "no node");
+    world.apply(&slice("web-1", 80, &[]));
+    let service = world.service("172.18.0.3", 30_008);
+    assert_eq!((service.backends.len(), service.unserved), (0, Unserved::Reject));
+    world.index.delete(&ObjectKey {
+        kind: Kind::Node,
+        namespace: String::new(),
+        name: "node-2".into(),
+    });
+    world.compile();
+    assert_eq!(world.backends("172.18.0.3", 30_008), None);
+    assert_eq!(world.backends("172.18.0.2", 30_008), some(&[]));
+}
+
+#[test]
+fn node_port_of_another_node_leads_to_its_own_backends_under_external_traffic_policy_local() {
+    let more = "  externalTrafficPolicy: Local";
+    let mut world = World::new(&[
+        OTHER_NODES,
+        &node_port(more),
+        &slice(
+            "web-1",
+            80,
+            &[HERE, THERE, "{addresses: [10.2.0.4], nodeName: node-2}"],
+        ),
+    ]);
+    let own = some(&["10.2.0.3:80", "10.2.0.4:80"]);
+    for addr in ["172.18.0.3", "203.0.113.3"] {
+        assert_eq!(world.backends(addr, 30_008), own, "{addr}");
+    }
+    assert_eq!(
+        world.backends("172.18.0.2", 30_008),
+        some(&["10.1.0.3:80", "10.2.0.3:80", "10.2.0.4:80"]),
+        "the own node's, whatever other nodes claim"
+    );
+    let nobody = |world: &World, addr| {
+        let service = world.service(addr, 30_008);
+        (service.backends.len(), service.unserved)
+    };
+    assert_eq!(nobody(&world, "172.18.0.4"), (0, Unserved::Drop));
+    let gone = "{addresses: [10.2.0.3], nodeName: node-2, conditions: {ready: false, serving: true, terminating: true}}";
+    world.apply(&slice("web-1", 80, &[HERE, gone]));
+    assert_eq!(world.backends("172.18.0.3", 30_008), some(&["10.2.0.3:80"]));
+    world.apply(&slice("web-1", 80, &[HERE]));
+    assert_eq!(nobody(&world, "172.18.0.3"), (0, Unserved::Drop));
+    world.apply(&slice("web-1", 80, &[]));
+    assert_eq!(nobody(&world, "172.18.0.3"), (0, Unserved::Reject));
+}
+
+/// What many nodes and NodePorts cost.
+#[test]
+fn node_ports_of_many_nodes_are_no_frontend_each() {
+    let nodes: String = (0..200)
+        .map(|n| {
+            format!(
+                "---\napiVersion: v1\nkind: Node\nmetadata: {{name: other-{n}}}\n\
+                 status: {{addresses: [{{type: InternalIP, address: 172.19.0.{n}}}]}}\n"
+            )
+        })
+        .collect();
+    let mut world = World::new(&[&nodes]);
+    for n in 0..20 {
+        for policy in ["Cluster", "Local"] {
+            let service = node_port(&format!("  externalTrafficPolicy: {policy}"))
+                .replace("name: web,", &format!("name: web-{n}-{policy},").to_lowercase())
+                .replace("30008", &(30_000 + n + 1000 * policy.len()).to_string());
+            world.apply(&service);
+        }
+    }
+    let table = &world.snapshot.services;
+    assert_eq!((table.nodes().count(), table.node_ports().count()), (200, 40));
+    // The ClusterIP that they share and this node's NodePorts.
+    assert_eq!(table.iter().count(), 1 + 40);
+}

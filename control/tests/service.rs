@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy::{Decision, EndpointKey, Identity, PodName, Protocol, Revision, Slot, SlotGeneration, Snapshot};
-use sluice_control::{Control, ControlConfig, ControlHandle, LocalEndpoint, Outcome, PartyName, Question};
+use sluice_control::{
+    ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig, LocalEndpoint, Outcome, PartyName,
+    Question,
+};
 
 const PODS: &str = r#"
 apiVersion: v1
@@ -255,14 +258,18 @@ async fn run_once(node: &Node) -> Arc<Snapshot> {
     let handle = node.start().await;
     handle.endpoint_add(endpoint(8, "db/postgres", "10.1.0.2"));
     let last = published(&handle);
+    until_persisted(node, last.revision).await;
+    last
+}
+
+async fn until_persisted(node: &Node, revision: Revision) {
     let saved = || {
         let bytes = fs::read(node.persisted()).ok()?;
         policy::persist::from_json(&bytes)
             .ok()
             .map(|snapshot| snapshot.revision)
     };
-    eventually("the snapshot is persisted", || saved() == Some(last.revision)).await;
-    last
+    eventually("the snapshot is persisted", || saved() == Some(revision)).await;
 }
 
 #[tokio::test]
@@ -321,6 +328,103 @@ async fn a_restart_without_source_enforces_the_persisted_snapshot() {
         identity(&last),
         "identities keep their numbers"
     );
+}
+
+/// `db/postgres` as CNI attaches it: with the uid of the pod.
+fn of_uid(uid: &str, key: EndpointKey) -> LocalEndpoint {
+    LocalEndpoint {
+        key,
+        uid: Some(uid.into()),
+        ..endpoint(key.slot.0, "db/postgres", "10.1.0.2")
+    }
+}
+
+/// Runs a node on which `db/postgres` has a uid until its state is persisted, then ends it; what is left is a node without source.
+async fn run_once_with_uid(node: &Node) -> Arc<Snapshot> {
+    node.write(
+        "pods.yaml",
+        &PODS.replace("{name: postgres,", "{name: postgres, uid: u-1,"),
+    );
+    node.write("policy.yaml", POLICY);
+    let handle = node.start().await;
+    handle.endpoint_add(of_uid("u-1", key(8)));
+    let last = published(&handle);
+    assert!(is_allowed(&last, 8, "10.1.0.3") && !is_allowed(&last, 8, "10.1.0.4"));
+    until_persisted(node, last.revision).await;
+    fs::remove_dir_all(node.manifests()).expect("folder");
+    last
+}
+
+/// A node whose API server does not answer.
+async fn start_without_api_server(node: &Node) -> ControlHandle {
+    let kubeconfig = node.dir.path().join("kubeconfig");
+    // Port 9 (discard) of the loopback: nobody listens.
+    let text = "
+apiVersion: v1
+kind: Config
+current-context: c
+clusters: [{name: c, cluster: {server: 'http://127.0.0.1:9'}}]
+contexts: [{name: c, context: {cluster: c, user: u}}]
+users: [{name: u, user: {}}]
+";
+    fs::write(&kubeconfig, text).expect("file");
+    let config = KubernetesConfig {
+        kubeconfig: Some(kubeconfig),
+    };
+    let server = ApiServer::new(&config).await.expect("a client");
+    Control::start(ControlConfig {
+        kubernetes: Some(server),
+        persist: Some(node.persisted()),
+        node_name: "node-1".into(),
+        ..ControlConfig::default()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_a_uid_has_its_persisted_policy_after_a_restart_without_api_server() {
+    let node = Node::new();
+    let last = run_once_with_uid(&node).await;
+    // The second restart has what the first one had.
+    for restart in 1..=2 {
+        let handle = start_without_api_server(&node).await;
+        handle.endpoint_add(of_uid("u-1", key(8)));
+        let snapshot = published(&handle);
+        let policy = |snapshot: &Snapshot| snapshot.endpoint(key(8)).map(|policy| policy.identity);
+        assert_eq!(policy(&snapshot), policy(&last), "restart {restart}");
+        assert!(is_allowed(&snapshot, 8, "10.1.0.3"), "restart {restart}");
+        assert!(!is_allowed(&snapshot, 8, "10.1.0.4"), "restart {restart}");
+        assert!(!handle.status().synced, "restart {restart}");
+    }
+}
+
+/// The registry gives a key to one attachment only, so another uid comes with another generation of the slot or with another slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_the_same_name_and_address_with_another_uid_is_init_after_a_restart_without_api_server() {
+    let node = Node::new();
+    run_once_with_uid(&node).await;
+    let next = EndpointKey {
+        generation: SlotGeneration(8),
+        ..key(8)
+    };
+    for restart in 1..=2 {
+        for key in [next, key(9)] {
+            let handle = start_without_api_server(&node).await;
+            handle.endpoint_add(of_uid("u-2", key));
+            let snapshot = published(&handle);
+            let policy = snapshot.endpoint(key).expect("endpoint");
+            assert_eq!(policy.identity, Identity::INIT, "restart {restart} {key:?}");
+            let from_flask = policy.ingress.decide(
+                snapshot.ipcache.lookup("10.1.0.3".parse().expect("address")),
+                Protocol::TCP,
+                5432,
+            );
+            assert!(from_flask.drop_reason().is_some(), "restart {restart} {key:?}");
+            // Nor is it taken for the former pod as somebody's peer.
+            let peer = snapshot.ipcache.lookup("10.1.0.2".parse().expect("address"));
+            assert_eq!(peer, Identity::INIT, "restart {restart} {key:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use policy::{Backend, DropReason, Protocol, Service, ServiceLookup, ServiceTable
 
 use self::affinity::Affinities;
 use crate::conntrack::{Conntrack, Translation};
-use crate::flow::{FlowKey, Peer};
+use crate::flow::{FlowDirection, FlowKey, Peer};
 use crate::interface_table::InterfaceTable;
 use crate::reservation::Reservation;
 
@@ -152,6 +152,16 @@ impl Translations {
         };
         if let Some(known) = known.filter(|known| service.keeps(backend_of(known))) {
             return Ok(Some(*known));
+        }
+        // What answers a client that has this address and port by chance, as one behind a node that masquerades may, and a connection
+        // from before the Service was known: both go on as what they are.
+        let goes_on = match conntrack.lookup(sent, conntrack.hash(sent)) {
+            Some((_, FlowDirection::Reply)) => !is_tcp || !begins,
+            Some((_, FlowDirection::Original)) => is_tcp && !begins,
+            None => false,
+        };
+        if goes_on {
+            return Ok(None);
         }
         if is_tcp && !begins {
             return Err(DropReason::Midstream);

@@ -5,6 +5,7 @@
 //! nowhere is refused as a whole, naming what is wrong: a snapshot is loaded completely or not at all.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -80,6 +81,11 @@ pub struct PersistedSnapshot {
     revision: Revision,
     ipcache: PersistedIpCache,
     services: Vec<Service>,
+    /// Absent in documents of before NodePorts of other nodes, as are `nodes`.
+    #[serde(default)]
+    node_ports: Vec<Service>,
+    #[serde(default)]
+    nodes: Vec<IpAddr>,
     endpoints: Vec<PersistedEndpoint>,
     rules: Vec<RuleInfo>,
     identities: Vec<(Identity, Arc<[String]>)>,
@@ -145,8 +151,12 @@ impl From<&Snapshot> for PersistedSnapshot {
     fn from(snapshot: &Snapshot) -> Self {
         let mut entries: Vec<_> = snapshot.ipcache.entries().collect();
         entries.sort_unstable();
-        let mut services: Vec<_> = snapshot.services.iter().cloned().collect();
-        services.sort_unstable_by_key(|service| service.key);
+        let sorted = |mut services: Vec<Service>| {
+            services.sort_unstable_by_key(|service| service.key);
+            services
+        };
+        let mut nodes: Vec<IpAddr> = snapshot.services.nodes().collect();
+        nodes.sort_unstable();
         Self {
             version: PERSIST_VERSION,
             revision: snapshot.revision,
@@ -155,7 +165,9 @@ impl From<&Snapshot> for PersistedSnapshot {
                 entries,
                 pod_cidrs: snapshot.ipcache.pod_cidrs().to_vec(),
             },
-            services,
+            services: sorted(snapshot.services.iter().cloned().collect()),
+            node_ports: sorted(snapshot.services.node_ports().cloned().collect()),
+            nodes,
             endpoints: snapshot
                 .endpoints
                 .iter()
@@ -350,7 +362,9 @@ impl TryFrom<PersistedSnapshot> for Snapshot {
             local: Arc::default(),
             revision: persisted.revision,
             ipcache: Arc::new(IpCache::new(generation, entries, pod_cidrs)),
-            services: Arc::new(ServiceTable::new(persisted.services)),
+            services: Arc::new(
+                ServiceTable::new(persisted.services).with_node_ports(persisted.nodes, persisted.node_ports),
+            ),
             endpoints: Arc::new(endpoints),
             rules: Arc::new(persisted.rules),
             identities: Arc::new(BTreeMap::from_iter(persisted.identities)),

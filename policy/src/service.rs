@@ -1,6 +1,6 @@
 //! Services: (address, port, protocol) to backends.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
@@ -12,7 +12,8 @@ use crate::Protocol;
 /// A Service's frontend as packets name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceKey {
-    /// ClusterIP, external address, or the node's address for a NodePort or hostPort.
+    /// ClusterIP, external address, or the node's address for a NodePort or hostPort; of a NodePort of all other nodes the unspecified
+    /// address of its family.
     pub addr: IpAddr,
     /// `spec.ports[].port`, `spec.ports[].nodePort`, or a container's `ports[].hostPort`.
     pub port: u16,
@@ -20,12 +21,24 @@ pub struct ServiceKey {
     pub protocol: Protocol,
 }
 
+impl ServiceKey {
+    /// The key of this port at every other node that has an address of the family.
+    #[must_use]
+    pub const fn at_any_node(self) -> Self {
+        let addr = match self.addr {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Self { addr, ..self }
+    }
+}
+
 /// What kind of address a frontend is; where two claim one key, the later kind has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Frontend {
     /// `spec.containers[].ports[].hostPort` of a pod of this node.
     HostPort,
-    /// `spec.ports[].nodePort` at this node's addresses.
+    /// `spec.ports[].nodePort` at nodes' addresses.
     NodePort,
     /// `spec.externalIPs`.
     ExternalIp,
@@ -131,12 +144,22 @@ pub enum ServiceLookup<'a> {
     Service(&'a Service),
 }
 
+/// What an address is to Services.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Place {
+    is_cluster_ip: bool,
+    /// Whether it is another node's.
+    is_node: bool,
+}
+
 /// All services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceTable {
     services: HashMap<ServiceKey, Service>,
-    /// Addresses of frontends, and whether they are ClusterIPs.
-    addresses: HashMap<IpAddr, bool>,
+    /// Addresses of frontends and of other nodes.
+    addresses: HashMap<IpAddr, Place>,
+    /// What is served at every other node's addresses, once and not per node ([`ServiceKey::at_any_node`]).
+    node_ports: HashMap<ServiceKey, Service>,
 }
 
 impl ServiceTable {
@@ -144,40 +167,75 @@ impl ServiceTable {
     #[must_use]
     pub fn new(services: impl IntoIterator<Item = Service>) -> Self {
         let mut table = Self::default();
-        for mut service in services {
+        for service in services {
             let is_cluster_ip = service.frontend == Frontend::ClusterIp;
-            *table.addresses.entry(service.key.addr).or_default() |= is_cluster_ip;
-            service.backends.sort_unstable();
-            service.draining.sort_unstable();
-            match table.services.entry(service.key) {
-                Entry::Occupied(mut known) if known.get().frontend <= service.frontend => {
-                    known.insert(service);
-                }
-                Entry::Occupied(_) => {}
-                Entry::Vacant(free) => {
-                    free.insert(service);
-                }
-            }
+            table.addresses.entry(service.key.addr).or_default().is_cluster_ip |= is_cluster_ip;
+            insert(&mut table.services, service);
         }
         table
+    }
+
+    /// The table with what other nodes serve at each of their addresses `nodes`: `node_ports`, by [`ServiceKey::at_any_node`]. Where a
+    /// node's address has a frontend of its own, that comes first.
+    #[must_use]
+    pub fn with_node_ports(
+        mut self,
+        nodes: impl IntoIterator<Item = IpAddr>,
+        node_ports: impl IntoIterator<Item = Service>,
+    ) -> Self {
+        for addr in nodes {
+            self.addresses.entry(addr).or_default().is_node = true;
+        }
+        for service in node_ports {
+            insert(&mut self.node_ports, service);
+        }
+        self
     }
 
     /// Looks a destination up.
     #[must_use]
     pub fn lookup(&self, addr: IpAddr, port: u16, protocol: Protocol) -> ServiceLookup<'_> {
-        let Some(is_cluster_ip) = self.addresses.get(&addr) else {
+        let Some(place) = self.addresses.get(&addr) else {
             return ServiceLookup::NotService;
         };
-        match self.services.get(&ServiceKey { addr, port, protocol }) {
+        let key = ServiceKey { addr, port, protocol };
+        let at_node = || self.node_ports.get(&key.at_any_node());
+        match self.services.get(&key) {
             Some(service) => ServiceLookup::Service(service),
-            None if *is_cluster_ip => ServiceLookup::NoSuchPort,
+            None if place.is_cluster_ip => ServiceLookup::NoSuchPort,
+            None if place.is_node => at_node().map_or(ServiceLookup::NotService, ServiceLookup::Service),
             None => ServiceLookup::NotService,
         }
     }
 
-    /// All services, in no order.
+    /// Services that have an address of their own, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
         self.services.values()
+    }
+
+    /// What is served at all of [`Self::nodes`], in no order.
+    pub fn node_ports(&self) -> impl Iterator<Item = &Service> {
+        self.node_ports.values()
+    }
+
+    /// Addresses of other nodes, in no order.
+    pub fn nodes(&self) -> impl Iterator<Item = IpAddr> {
+        let nodes = self.addresses.iter().filter(|(_, place)| place.is_node);
+        nodes.map(|(addr, _)| *addr)
+    }
+}
+
+fn insert(services: &mut HashMap<ServiceKey, Service>, mut service: Service) {
+    service.backends.sort_unstable();
+    service.draining.sort_unstable();
+    match services.entry(service.key) {
+        Entry::Occupied(mut known) if known.get().frontend <= service.frontend => {
+            known.insert(service);
+        }
+        Entry::Occupied(_) => {}
+        Entry::Vacant(free) => {
+            free.insert(service);
+        }
     }
 }
 
@@ -259,6 +317,52 @@ mod tests {
         service.sources = vec!["10.244.0.0/24".parse().expect("prefix")];
         assert!(service.admits(inside));
         assert!(!service.admits(Ipv4Addr::new(10, 244, 1, 7).into()));
+    }
+
+    #[test]
+    fn node_port_is_at_other_nodes_of_its_family_behind_their_own_frontends_and_cluster_ips() {
+        let addr = |text: &str| text.parse::<IpAddr>().expect("address");
+        let node_port = |addr, name: &str| Service {
+            frontend: Frontend::NodePort,
+            ..Service::cluster_ip(
+                name,
+                ServiceKey {
+                    addr,
+                    port: 30_008,
+                    protocol: Protocol::TCP,
+                },
+                Vec::new(),
+            )
+        };
+        let own = node_port(addr("172.18.0.4"), "ns/own");
+        let vip = Service {
+            frontend: Frontend::ClusterIp,
+            key: ServiceKey {
+                port: 80,
+                ..node_port(addr("172.18.0.5"), "").key
+            },
+            ..node_port(addr("172.18.0.5"), "ns/vip")
+        };
+        let nodes = ["172.18.0.3", "172.18.0.4", "172.18.0.5", "fd00:18::3"].map(addr);
+        let everywhere = node_port(node_port(nodes[0], "").key.at_any_node().addr, "ns/web");
+        let table = ServiceTable::new([own, vip]).with_node_ports(nodes, [everywhere]);
+        let found = |at: &str, port, protocol| match table.lookup(addr(at), port, protocol) {
+            ServiceLookup::Service(service) => service.name.clone(),
+            ServiceLookup::NoSuchPort => "no such port".into(),
+            ServiceLookup::NotService => "none".into(),
+        };
+        for (at, port, protocol, name) in [
+            ("172.18.0.3", 30_008, Protocol::TCP, "ns/web"),
+            ("172.18.0.3", 30_008, Protocol::UDP, "none"),
+            ("172.18.0.3", 30_009, Protocol::TCP, "none"),
+            ("172.18.0.4", 30_008, Protocol::TCP, "ns/own"),
+            ("172.18.0.5", 30_008, Protocol::TCP, "no such port"),
+            ("fd00:18::3", 30_008, Protocol::TCP, "none"),
+            ("172.18.0.9", 30_008, Protocol::TCP, "none"),
+            ("0.0.0.0", 30_008, Protocol::TCP, "none"),
+        ] {
+            assert_eq!(found(at, port, protocol), name, "{at}:{port}");
+        }
     }
 
     proptest! {

@@ -29,7 +29,7 @@ impl Supervisor {
             (None, _) => Some("its interface"),
             (_, None) => Some("its policy"),
             (_, Some(policy)) if endpoint.spec.uid.is_some() && policy.identity == Identity::INIT => {
-                Some("its Pod object")
+                Some("its Pod or Namespace object")
             }
             (Some(_), Some(_)) if worker.counters.revision.get() < snapshot.revision.0 => Some("the worker"),
             (Some(_), Some(_)) => None,

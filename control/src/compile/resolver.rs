@@ -237,7 +237,8 @@ impl<'a> Resolver<'a> {
         let mut cache = self.named_ports.borrow_mut();
         let ports = cache.get_or_insert_with(|| {
             let mut ports = NamedPorts::new();
-            for indexed in self.index.pods().values() {
+            let identified = self.index.pods().values().filter(|pod| !pod.awaits_namespace());
+            for indexed in identified {
                 for port in &indexed.pod.ports {
                     let numbers = ports.entry((port.name.clone(), port.protocol)).or_default();
                     let owners = numbers.entry(port.port).or_default();

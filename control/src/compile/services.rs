@@ -1,9 +1,10 @@
-//! The service table: Services, their frontends on this node, and the backends that EndpointSlices list.
+//! The service table: Services, their frontends, and the backends that EndpointSlices list.
 //!
 //! Which Services are served, where, and by whom follows kube-proxy (kubernetes, `pkg/proxy`): a Service that has no ClusterIP of a
 //! family, or that another proxy is to serve, has no frontend of that family.
 
 mod backends;
+mod other_nodes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 use policy::{Affinity, Backend, Frontend, PodName, Service, ServiceKey, ServiceTable, Unserved};
 
 use self::backends::{Backends, Place};
+use self::other_nodes::OtherNodes;
 use crate::index::Index;
 use crate::object::{ServiceObject, ServicePort, Slice, SliceEndpoint};
 
@@ -28,6 +30,8 @@ pub(super) fn services(index: &Index) -> ServiceTable {
     };
     let node = index.local_node_addresses();
     let mut services = host_ports(index, &node);
+    let others = OtherNodes::of(index, &node);
+    let mut node_ports = Vec::new();
     for (name, service) in index
         .services()
         .iter()
@@ -41,11 +45,20 @@ pub(super) fn services(index: &Index) -> ServiceTable {
             for cluster_ip in &service.cluster_ips {
                 let endpoints = endpoints(slices, port, cluster_ip.is_ipv4());
                 let backends = Backends::of(&endpoints, place);
-                services.extend(frontends(name, service, port, *cluster_ip, &backends, &node));
+                let port = Port {
+                    name,
+                    service,
+                    port,
+                    cluster_ip: *cluster_ip,
+                };
+                services.extend(frontends(port, &backends, &node));
+                if let Some(anywhere) = others.node_port(port, &endpoints, &backends, &mut services) {
+                    node_ports.push(anywhere);
+                }
             }
         }
     }
-    ServiceTable::new(services)
+    ServiceTable::new(services).with_node_ports(others.addresses(), node_ports)
 }
 
 /// Endpoints of a Service's port in one family. Slices may have different numbers for one name of a port.
@@ -73,41 +86,52 @@ fn endpoints<'a>(
     endpoints
 }
 
-/// Where a Service's port is reached, in the family of `cluster_ip`.
-fn frontends(
-    name: &PodName,
-    service: &ServiceObject,
-    port: &ServicePort,
+/// A port of a Service in the family of one of its ClusterIPs.
+#[derive(Debug, Clone, Copy)]
+struct Port<'a> {
+    name: &'a PodName,
+    service: &'a ServiceObject,
+    port: &'a ServicePort,
     cluster_ip: IpAddr,
-    backends: &Backends,
-    node: &[IpAddr],
-) -> Vec<Service> {
-    let key = |addr, port_number| ServiceKey {
-        addr,
-        port: port_number,
-        protocol: port.protocol,
-    };
-    let affinity = service.affinity_s.map(|timeout_s| Affinity {
-        service: key(cluster_ip, port.port),
-        timeout_s,
-    });
-    let frontend = |frontend, key: ServiceKey, is_local: bool| {
-        let chosen = if is_local {
-            &backends.local
-        } else {
-            &backends.cluster
-        };
-        let serving = backends.serving.iter();
+}
+
+impl Port<'_> {
+    const fn key(self, addr: IpAddr, number: u16) -> ServiceKey {
+        ServiceKey {
+            addr,
+            port: number,
+            protocol: self.port.protocol,
+        }
+    }
+
+    const fn is_of_family(self, addr: IpAddr) -> bool {
+        addr.is_ipv4() == self.cluster_ip.is_ipv4()
+    }
+
+    /// A frontend that leads to `chosen`; `serving` are all that flows may stay with, and `anywhere` tells whether any node has one.
+    fn frontend(
+        self,
+        frontend: Frontend,
+        key: ServiceKey,
+        chosen: &[Backend],
+        serving: &[Backend],
+        anywhere: bool,
+    ) -> Service {
+        let affinity = self.service.affinity_s.map(|timeout_s| Affinity {
+            service: self.key(self.cluster_ip, self.port.port),
+            timeout_s,
+        });
         Service {
-            name: name.to_string(),
+            name: self.name.to_string(),
             key,
             frontend,
-            backends: chosen.clone(),
+            backends: chosen.to_vec(),
             draining: serving
+                .iter()
                 .filter(|backend| chosen.binary_search(backend).is_err())
                 .copied()
                 .collect(),
-            unserved: if backends.anywhere {
+            unserved: if anywhere {
                 Unserved::Drop
             } else {
                 Unserved::Reject
@@ -115,17 +139,33 @@ fn frontends(
             affinity,
             sources: Vec::new(),
         }
+    }
+}
+
+/// Where the port is reached, other nodes' addresses apart.
+fn frontends(port: Port<'_>, backends: &Backends, node: &[IpAddr]) -> Vec<Service> {
+    let Port {
+        service, cluster_ip, ..
+    } = port;
+    let number = port.port.port;
+    let frontend = |frontend, key: ServiceKey, is_local: bool| {
+        let chosen = if is_local {
+            &backends.local
+        } else {
+            &backends.cluster
+        };
+        port.frontend(frontend, key, chosen, &backends.serving, backends.anywhere)
     };
-    let own_family = |addr: &&IpAddr| addr.is_ipv4() == cluster_ip.is_ipv4();
+    let own_family = |addr: &&IpAddr| port.is_of_family(**addr);
     let mut frontends = vec![frontend(
         Frontend::ClusterIp,
-        key(cluster_ip, port.port),
+        port.key(cluster_ip, number),
         service.internal_local,
     )];
     // What pods of this node send to external addresses is subject to no traffic policy, as if it went out and came back
     // (kubernetes, `pkg/proxy/nftables/proxier.go`, "short-circuit pod traffic").
     for addr in service.external_ips.iter().filter(own_family) {
-        frontends.push(frontend(Frontend::ExternalIp, key(*addr, port.port), false));
+        frontends.push(frontend(Frontend::ExternalIp, port.key(*addr, number), false));
     }
     let mut sources = service.sources.clone();
     sources.retain(|range| own_family(&&range.addr()));
@@ -135,13 +175,12 @@ fn frontends(
     for addr in service.load_balancer_ips.iter().filter(own_family) {
         frontends.push(Service {
             sources: sources.clone(),
-            ..frontend(Frontend::LoadBalancer, key(*addr, port.port), false)
+            ..frontend(Frontend::LoadBalancer, port.key(*addr, number), false)
         });
     }
-    if let Some(number) = port.node_port {
-        // Other nodes serve theirs themselves.
+    if let Some(number) = port.port.node_port {
         for addr in node.iter().filter(own_family) {
-            frontends.push(frontend(Frontend::NodePort, key(*addr, number), false));
+            frontends.push(frontend(Frontend::NodePort, port.key(*addr, number), false));
         }
     }
     frontends

@@ -131,6 +131,7 @@ impl World {
             node_addresses: vec!["172.18.0.2".parse().expect("address")],
             pod_cidrs: vec!["10.1.0.0/16".parse().expect("net")],
             cluster_name: "default".into(),
+            ..IndexConfig::default()
         };
         let mut world = Self {
             index: Index::new(config),

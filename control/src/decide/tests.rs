@@ -75,6 +75,7 @@ fn index(yaml: &str) -> Index {
         node_addresses: vec!["172.18.0.2".parse().unwrap()],
         pod_cidrs: vec!["10.1.0.0/16".parse().unwrap()],
         cluster_name: "default".into(),
+        ..IndexConfig::default()
     });
     for document in manifest::parse(yaml, "default") {
         match document {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy::{Identity, PodName};
@@ -73,11 +74,32 @@ impl Index {
         }
     }
 
+    /// Labels of the pod's Namespace. Its deletion may be told before that of its pods: they stay who they were, or whatever selects
+    /// them by these labels would let go of them while they run.
+    fn namespace_of(&self, name: &PodName, pod: &Pod) -> Option<Arc<BTreeMap<String, String>>> {
+        let known = self.namespaces.get(&name.namespace);
+        let former = || {
+            let same = |indexed: &&IndexedPod| self.config.awaits_namespaces && indexed.pod.uid == pod.uid;
+            self.pods.get(name).filter(same)?.namespace.as_ref()
+        };
+        known.or_else(former).cloned()
+    }
+
     pub(super) fn identify(&mut self, name: &PodName, pod: Pod) -> IndexedPod {
+        let namespace = self.namespace_of(name, &pod);
+        if namespace.is_none() && self.config.awaits_namespaces {
+            return IndexedPod {
+                pod,
+                namespace,
+                labels: Labels::default(),
+                identity: Identity::UNMANAGED,
+                identity6: Identity::UNMANAGED,
+            };
+        }
         let mut labels = PodLabels {
             own: &pod.labels,
             namespace: &name.namespace,
-            namespace_labels: self.namespaces.get(&name.namespace),
+            namespace_labels: namespace.as_deref(),
             service_account: &pod.service_account,
             cluster: &self.config.cluster_name,
             kept: &self.kept_keys,
@@ -113,6 +135,7 @@ impl Index {
         let identity6 = self.identities.allocate(&labels6);
         IndexedPod {
             pod,
+            namespace,
             labels: labels4,
             identity,
             identity6,

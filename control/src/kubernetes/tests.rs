@@ -16,14 +16,27 @@ use crate::index::LocalEndpoint;
 use crate::service::{Control, ControlConfig, ControlHandle};
 
 /// What the server has, and what it was asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Server {
     /// Objects by path.
     objects: BTreeMap<String, Value>,
     /// What its lists hold; its watches tell of nothing.
     pods: Vec<Value>,
+    namespaces: Vec<Value>,
     /// Paths of single objects that were asked for, and when.
     asked: Vec<(String, Instant)>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        let db = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "db"}});
+        Self {
+            objects: BTreeMap::new(),
+            pods: Vec::new(),
+            namespaces: vec![db],
+            asked: Vec::new(),
+        }
+    }
 }
 
 fn answer(status: StatusCode, value: &Value) -> Response<Body> {
@@ -55,7 +68,8 @@ impl Server {
                 "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": ""}),
             ),
             "/api/v1/pods" if query.contains("nodeName%3Down") => list(&self.pods),
-            "/api/v1/pods" | "/api/v1/namespaces" | "/api/v1/nodes" | "/api/v1/services" => list(&[]),
+            "/api/v1/namespaces" => list(&self.namespaces),
+            "/api/v1/pods" | "/api/v1/nodes" | "/api/v1/services" => list(&[]),
             // Its own kinds are there and empty; no definition is installed.
             "/apis" => answer(
                 StatusCode::OK,
@@ -206,4 +220,15 @@ async fn pod_that_was_listed_is_not_asked_for() {
     attach(&control, 9, "b");
     until("another pod was asked for", || !asked(&server).is_empty()).await;
     assert_eq!(asked(&server), ["/api/v1/namespaces/db/pods/b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_that_is_listed_without_its_namespace_is_not_known() {
+    let server = Arc::new(Mutex::new(Server::default()));
+    server.lock().unwrap().namespaces.clear();
+    server.lock().unwrap().pods = vec![pod("a", "u-1", "own")];
+    let control = control(&server).await;
+    attach(&control, 8, "a");
+    assert_eq!(control.status().objects["Pod"], 1);
+    assert!(!is_known(&control, 8));
 }

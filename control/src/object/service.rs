@@ -52,6 +52,8 @@ pub struct ServiceObject {
     pub affinity_s: Option<u32>,
     /// Whether `spec.internalTrafficPolicy` is `Local`.
     pub internal_local: bool,
+    /// Whether `spec.externalTrafficPolicy` is `Local`.
+    pub external_local: bool,
 }
 
 impl ServiceObject {
@@ -172,6 +174,7 @@ pub(super) fn service(service: core::Service) -> Result<ServiceObject, Vec<Fault
         sources,
         affinity_s: affinity(spec.session_affinity.as_deref(), timeout)?,
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
     })
 }
 

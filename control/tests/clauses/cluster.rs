@@ -86,6 +86,7 @@ fn index() -> Index {
             "fd00::/64".parse().expect("net"),
         ],
         cluster_name: "default".into(),
+        ..IndexConfig::default()
     })
 }
 

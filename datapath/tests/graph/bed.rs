@@ -153,6 +153,9 @@ pub struct Bed {
     wires: Vec<(EndpointKey, Wire)>,
     pub rules: Vec<(Pod, Rules)>,
     pub services: Vec<Service>,
+    /// NodePorts, and the other nodes that have them.
+    pub node_ports: Vec<Service>,
+    pub nodes: Vec<IpAddr>,
     /// Pods of other nodes that this node knows.
     pub known: Vec<(IpAddr, Identity)>,
     /// Addresses that policy knows as endpoints', attached or not.
@@ -193,6 +196,8 @@ impl Bed {
                 (C, Rules::default()),
             ],
             services: Vec::new(),
+            node_ports: Vec::new(),
+            nodes: Vec::new(),
             known: Vec::new(),
             local: Vec::new(),
             audits: Vec::new(),
@@ -336,7 +341,10 @@ impl Bed {
         let snapshot = Snapshot {
             revision: Revision(self.revision),
             ipcache: Arc::new(ipcache),
-            services: Arc::new(ServiceTable::new(self.services.clone())),
+            services: Arc::new(
+                ServiceTable::new(self.services.clone())
+                    .with_node_ports(self.nodes.clone(), self.node_ports.clone()),
+            ),
             endpoints: Arc::new(endpoints),
             local: Arc::new(self.local.iter().copied().collect()),
             ..Snapshot::default()

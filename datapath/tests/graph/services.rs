@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::{Affinity, Backend, DropReason, Frontend, Protocol, Service, ServiceKey, Unserved};
+use policy::{Affinity, Backend, DropReason, Frontend, Identity, Protocol, Service, ServiceKey, Unserved};
 use sluice_datapath::graph::GraphConfig;
 use sluice_datapath::wire::packet::{IcmpBody, L4};
 use sluice_datapath::wire::quoted::QuotedPacket;
@@ -325,6 +325,80 @@ fn node_port_balancer_and_host_port_lead_to_backends_and_the_nodes_other_ports_t
     assert_eq!(bed.got_one(HOST).tcp().destination_port, 22);
     to(A, "203.0.113.80", 443, 40_000).client_sends(&mut bed, TcpFlags::SYN, &[]);
     assert_eq!(bed.got_one(FORWARD).tcp().destination_port, 443);
+}
+
+/// OUTSIDE is another node, which has NodePorts 30008/TCP and 30053/UDP.
+fn serve_by_another_node(bed: &mut Bed, backend: Pod) {
+    let reached = |port, protocol| Service {
+        frontend: Frontend::NodePort,
+        ..service("bed/web", at("0.0.0.0", port, protocol), &[backend])
+    };
+    bed.nodes = vec![OUTSIDE.parse().unwrap()];
+    bed.node_ports = vec![reached(30_008, Protocol::TCP), reached(30_053, Protocol::UDP)];
+    bed.publish();
+}
+
+#[test]
+fn pod_that_asks_another_nodes_node_port_is_judged_as_itself_by_the_backend() {
+    let mut bed = Bed::guarded(Allow::Plain);
+    bed.known = vec![(OUTSIDE.parse().unwrap(), Identity::REMOTE_NODE)];
+    serve_by_another_node(&mut bed, B);
+    let mut conn = to(A, OUTSIDE, 30_008, 40_000);
+    conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
+    let seen = bed.got_one(B.key());
+    assert_eq!(
+        (seen.ip.source, seen.ip.destination, seen.tcp().destination_port),
+        (A.v4(), B.v4(), 5000)
+    );
+    let mut back = conn;
+    (back.server.addr, back.server.port) = (B.v4(), 5000);
+    back.server_sends(&mut bed, SYN_ACK, &[]);
+    let seen = bed.got_one(A.key());
+    assert_eq!(
+        (seen.ip.source.to_string().as_str(), seen.tcp().source_port),
+        (OUTSIDE, 30_008)
+    );
+    to(C, OUTSIDE, 30_008, 40_000).client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert_eq!(bed.dropped(DropReason::PolicyDenied), 1, "C is not let in");
+    assert!(bed.got_nothing());
+    to(A, OUTSIDE, 22, 40_000).client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert_eq!(bed.got_one(FORWARD).tcp().destination_port, 22);
+    bed.assert_no_frame_lost();
+}
+
+/// A node that masquerades takes any port for a client of its own.
+#[test]
+fn answers_to_a_client_whose_port_is_a_node_port_by_chance_are_not_translated() {
+    let mut bed = Bed::new();
+    serve_by_another_node(&mut bed, C);
+    let outside: IpAddr = OUTSIDE.parse().unwrap();
+    let mut conn = Conn::between(FORWARD, outside, B.key(), B.v4(), 5000);
+    conn.client.port = 30_008;
+    conn.open(&mut bed);
+    conn.server_sends(&mut bed, DATA, b"answer");
+    assert_eq!(bed.got_one(FORWARD).tcp().destination_port, 30_008);
+    bed.send(FORWARD, &udp(outside, 30_053, B.v4(), 53, b"query"));
+    bed.got_one(B.key());
+    bed.send(B.key(), &udp(B.v4(), 53, outside, 30_053, b"answer"));
+    assert_eq!(bed.got_one(FORWARD).ip.destination, outside);
+    assert!(bed.got_nothing());
+    // Its own questions are.
+    bed.send(B.key(), &udp(B.v4(), 1000, outside, 30_053, b"query"));
+    assert_eq!(bed.got_one(C.key()).ip.source, B.v4());
+}
+
+#[test]
+fn connection_that_is_older_than_its_node_port_goes_on_as_it_is() {
+    let mut bed = Bed::new();
+    let mut conn = to(A, OUTSIDE, 30_008, 40_000);
+    conn.server.key = FORWARD;
+    conn.open(&mut bed);
+    serve_by_another_node(&mut bed, B);
+    conn.client_sends(&mut bed, DATA, b"more");
+    assert_eq!(bed.got_one(FORWARD).payload(), b"more");
+    to(A, OUTSIDE, 30_008, 40_001).client_sends(&mut bed, TcpFlags::SYN, &[]);
+    assert_eq!(bed.got_one(B.key()).tcp().destination_port, 5000);
+    assert!(bed.got_nothing());
 }
 
 #[test]

@@ -55,6 +55,27 @@ fn sample() -> Snapshot {
         port: 80,
         protocol: Protocol::TCP,
     };
+    let balancer = Service {
+        frontend: Frontend::LoadBalancer,
+        draining: vec![Backend { addr, port: 5001 }],
+        unserved: Unserved::Drop,
+        affinity: Some(Affinity {
+            service,
+            timeout_s: 10_800,
+        }),
+        sources: vec!["10.1.0.0/16".parse().expect("net")],
+        ..Service::cluster_ip(
+            "dummy/flask-app-service",
+            service,
+            vec![Backend { addr, port: 5000 }],
+        )
+    };
+    let node_port = Service {
+        frontend: Frontend::NodePort,
+        ..Service::cluster_ip("dummy/flask-app-service", service.at_any_node(), Vec::new())
+    };
+    let nodes = ["172.18.0.3".parse().expect("address")];
+    let table = ServiceTable::new([balancer]).with_node_ports(nodes, [node_port]);
     Snapshot {
         local: Arc::default(),
         revision: Revision(12),
@@ -66,21 +87,7 @@ fn sample() -> Snapshot {
             ],
             vec!["10.1.0.0/24".parse().expect("net")],
         )),
-        services: Arc::new(ServiceTable::new([Service {
-            frontend: Frontend::LoadBalancer,
-            draining: vec![Backend { addr, port: 5001 }],
-            unserved: Unserved::Drop,
-            affinity: Some(Affinity {
-                service,
-                timeout_s: 10_800,
-            }),
-            sources: vec!["10.1.0.0/16".parse().expect("net")],
-            ..Service::cluster_ip(
-                "dummy/flask-app-service",
-                service,
-                vec![Backend { addr, port: 5000 }],
-            )
-        }])),
+        services: Arc::new(table),
         endpoints: Arc::new([vec![None; 9], vec![Some(Arc::new(policy))]].concat()),
         rules: Arc::new(vec![
             RuleInfo {
@@ -119,6 +126,21 @@ fn a_loaded_snapshot_equals_the_written_one() {
     assert!(a.ingress == b.ingress && a.egress == b.egress);
     assert!(written.ipcache.same_content(&loaded.ipcache));
     assert_eq!(written.services, loaded.services);
+}
+
+#[test]
+fn document_from_before_node_ports_of_other_nodes_loads_without_them() {
+    let written: serde_json::Value =
+        serde_json::from_slice(&to_json(&sample()).expect("json")).expect("json");
+    let mut without = written.clone();
+    let fields = without.as_object_mut().expect("an object");
+    assert!(fields.remove("nodes").is_some() && fields.remove("node_ports").is_some());
+    let old = from_json(without.to_string().as_bytes()).expect("loads");
+    assert_eq!(
+        (old.services.nodes().count(), old.services.node_ports().count()),
+        (0, 0)
+    );
+    assert_eq!(old.services.iter().count(), 1);
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl Manifests {
             node_addresses: cluster.node_addresses.clone(),
             pod_cidrs: cluster.pod_cidrs.clone(),
             cluster_name: cluster.cluster_name.clone(),
+            ..IndexConfig::default()
         });
         let is_stdin = path == Path::new("-");
         let shown = if is_stdin { Path::new(STDIN) } else { path };

@@ -7,6 +7,7 @@ use crate::compile::Compiler;
 use crate::index::{Index, IndexConfig};
 
 const NODES: WatchId = POLICIES;
+const NAMESPACES: WatchId = POLICIES;
 
 /// What the watches report goes to an index, and each report becomes a snapshot.
 struct Cluster {
@@ -21,9 +22,10 @@ impl Cluster {
         let index = Index::new(IndexConfig {
             node_name: "own".into(),
             cluster_name: "default".into(),
+            awaits_namespaces: true,
             ..IndexConfig::default()
         });
-        Self {
+        let mut cluster = Self {
             inventory: inventory(),
             index,
             compiler: Compiler::default(),
@@ -31,7 +33,10 @@ impl Cluster {
                 revision: Revision(1),
                 ..Snapshot::default()
             },
-        }
+        };
+        let db = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "db", "labels": {"team": "data"}}});
+        cluster.report(NAMESPACES, Observed::Applied(Box::new(db)));
+        cluster
     }
 
     fn report(&mut self, id: WatchId, observed: Observed) {
@@ -179,4 +184,28 @@ fn nodes_that_join_change_and_leave_change_the_snapshot_at_once() {
         generation,
         "flows are judged again"
     );
+}
+
+#[test]
+fn deletion_of_a_namespace_that_is_told_before_that_of_its_pod_changes_no_address() {
+    let mut cluster = Cluster::new();
+    cluster.report(
+        OTHER_PODS,
+        Observed::Applied(running("a", "app", "Running", false)),
+    );
+    let before = ADDRESSES.map(|addr| cluster.at(addr));
+    assert!(before[0] >= Identity::FIRST_ALLOCATED);
+    let gone = ObjectKey {
+        kind: Kind::Namespace,
+        namespace: String::new(),
+        name: "db".into(),
+    };
+    cluster.report(NAMESPACES, Observed::Deleted(gone));
+    cluster.report(
+        OTHER_PODS,
+        Observed::Applied(running("a", "app", "Running", true)),
+    );
+    assert_eq!(ADDRESSES.map(|addr| cluster.at(addr)), before);
+    cluster.report(OTHER_PODS, Observed::Deleted(key(Kind::Pod, "a")));
+    assert!(ADDRESSES.iter().all(|addr| !cluster.is_pod(addr)));
 }
