@@ -207,3 +207,19 @@ async fn pod_that_was_listed_is_not_asked_for() {
     until("another pod was asked for", || !asked(&server).is_empty()).await;
     assert_eq!(asked(&server), ["/api/v1/namespaces/db/pods/b"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_this_node_that_are_no_endpoint_are_told() {
+    let server = Arc::new(Mutex::new(Server::default()));
+    let mut listed = pod("a", "u-1", "own");
+    listed["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.8"}]});
+    server.lock().unwrap().pods = vec![listed];
+    let control = control(&server).await;
+    let names = |control: &ControlHandle| {
+        let pods = control.pods_without_endpoint();
+        pods.map(|pods| pods.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(names(&control), Some(vec!["db/a".to_owned()]));
+    attach(&control, 8, "a");
+    assert_eq!(names(&control), Some(vec![]));
+}
