@@ -8,6 +8,7 @@ mod cni;
 mod endpoints;
 mod status;
 mod sweep;
+mod unenforced;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
@@ -26,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use self::cni::Runtime;
+use self::unenforced::Unenforced;
 use crate::api::{AgentState, Command, Server};
 use crate::cli::{AgentArgs, PodTuning};
 use crate::dataplane::{Dataplane, DataplaneConfig};
@@ -131,6 +133,7 @@ struct Supervisor {
     /// ClusterIPs that the last pass over the node's state led to the worker.
     served: BTreeSet<IpAddr>,
     runtime: Runtime,
+    unenforced: Unenforced,
 }
 
 impl Supervisor {
@@ -207,6 +210,7 @@ impl Supervisor {
             repairs: 0,
             served: BTreeSet::new(),
             runtime: Runtime::new(&args.cni),
+            unenforced: Unenforced::default(),
         };
         supervisor.attach_pairs().await?;
         supervisor.adopt().await;
@@ -260,6 +264,8 @@ impl Supervisor {
                     self.reconcile().await;
                     self.sweep().await;
                     self.adopt_cached().await;
+                    self.unenforced.has_adopted();
+                    self.look_for_unenforced();
                 }
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
@@ -280,6 +286,7 @@ impl Supervisor {
         // Whoever asked may have gone away; that is no error.
         match command {
             Command::Status(answer) => {
+                self.look_for_unenforced();
                 answer.send(self.status()).ok();
             }
             Command::ListEndpoints(answer) => {
