@@ -283,6 +283,22 @@ impl Collector for Scrape {
         )?;
         let count = u64::try_from(status.endpoints.len()).unwrap_or(u64::MAX);
         family(e, Gauge, "endpoints", "Local pods under policy", single(count))?;
+        let count = u64::try_from(status.unenforced_pods.len()).unwrap_or(u64::MAX);
+        family(
+            e,
+            Gauge,
+            "unenforced_pods",
+            "Local pods of the API server that are under no policy",
+            single(count),
+        )?;
+        let count = u64::try_from(status.adoption_problems.len()).unwrap_or(u64::MAX);
+        family(
+            e,
+            Gauge,
+            "adoption_problems",
+            "Pods of the runtime's cache that could not be put under policy",
+            single(count),
+        )?;
 
         let workers = |value: fn(&crate::api::status::WorkerStatus) -> u64| {
             status
@@ -465,6 +481,7 @@ mod tests {
                 revision: 6,
                 ..WorkerStatus::default()
             }],
+            unenforced_pods: vec!["app/open".parse().unwrap()],
             ..Status::default()
         }
     }
@@ -480,6 +497,8 @@ mod tests {
             "sluice_policy_revision 7",
             "sluice_policy_decisions 12",
             r#"sluice_worker_revision{worker="0"} 6"#,
+            "sluice_unenforced_pods 1",
+            "sluice_adoption_problems 0",
             "sluice_ready 1",
             "# EOF",
         ] {

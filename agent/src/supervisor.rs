@@ -5,7 +5,10 @@
 //! stay cut off and not open; `sluice cleanup` removes them.
 
 mod cni;
+mod endpoints;
 mod status;
+mod sweep;
+mod unenforced;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File, TryLockError};
@@ -16,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use control::{ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig, LocalEndpoint};
+use control::{ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig};
 use datapath::graph::GraphConfig;
 use policy::{EndpointKey, Frontend, PodName, Slot, Snapshot};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,18 +27,15 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use self::cni::Runtime;
-use crate::api::status::EndpointStatus;
-use crate::api::{AgentState, ApiError, Command, ErrorCode, Server};
+use self::unenforced::Unenforced;
+use crate::api::{AgentState, Command, Server};
 use crate::cli::{AgentArgs, PodTuning};
 use crate::dataplane::{Dataplane, DataplaneConfig};
-use crate::endpoint_registry::{
-    self, Attachment, AuditMode, Endpoint, EndpointRegistry, EndpointSpec, RegistryError,
-};
+use crate::endpoint_registry::{self, EndpointRegistry};
 use crate::log;
 use crate::metrics::MetricsServer;
 use crate::node::{
     Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, conflict,
-    tuning,
 };
 use crate::pump;
 
@@ -124,6 +124,7 @@ struct Supervisor {
     registry: EndpointRegistry,
     reconciler: Reconciler,
     devices: Devices,
+    monitor: NodeMonitor,
     dataplane: Dataplane,
     control: ControlHandle,
     warnings: BTreeMap<Slot, Vec<String>>,
@@ -132,6 +133,7 @@ struct Supervisor {
     /// ClusterIPs that the last pass over the node's state led to the worker.
     served: BTreeSet<IpAddr>,
     runtime: Runtime,
+    unenforced: Unenforced,
 }
 
 impl Supervisor {
@@ -201,6 +203,8 @@ impl Supervisor {
             registry,
             reconciler,
             devices,
+            // Before endpoints are taken up: what goes away meanwhile is told of later, and not lost.
+            monitor: NodeMonitor::new()?,
             dataplane,
             control,
             warnings: BTreeMap::new(),
@@ -208,6 +212,7 @@ impl Supervisor {
             repairs: 0,
             served: BTreeSet::new(),
             runtime: Runtime::new(&args.cni),
+            unenforced: Unenforced::default(),
         };
         supervisor.attach_pairs().await?;
         supervisor.adopt().await;
@@ -229,39 +234,11 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
-    async fn adopt(&mut self) {
-        let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
-        for endpoint in known {
-            let is_gone = self.devices.is_gone(&endpoint.spec.interface).await;
-            if is_gone || self.excluded.contains(&endpoint.spec.pod.namespace) {
-                let why = if is_gone {
-                    "interface is gone"
-                } else {
-                    "namespace is excluded"
-                };
-                tracing::info!(pod = %endpoint.spec.pod, "{why}: endpoint forgotten");
-                self.forget(&endpoint).await;
-                self.release(&endpoint.spec.interface);
-                continue;
-            }
-            if let Err(error) = self.attach(&endpoint, true).await {
-                tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
-                self.warnings
-                    .entry(endpoint.key.slot)
-                    .or_default()
-                    .push(format!("{error:#}"));
-            }
-        }
-        self.reconcile().await;
-    }
-
     /// Answers commands and follows control and the kernel until the process is told to end.
     async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) -> anyhow::Result<()> {
         let mut snapshots = self.control.snapshots();
         // What was published while the node was prepared is news, too.
         snapshots.mark_changed();
-        let mut monitor = NodeMonitor::new()?;
         // The first tick is now.
         let mut ticks = tokio::time::interval(RECONCILE);
         let (mut terminate, mut interrupt) =
@@ -276,15 +253,21 @@ impl Supervisor {
                         self.reconcile().await;
                     }
                 }
-                event = monitor.next() => match event {
+                event = self.monitor.next() => match event {
                     Some(NodeEvent::LinkRemoved { index, name }) => self.link_removed(index, &name).await,
-                    Some(NodeEvent::Touched | NodeEvent::Overrun) => self.reconcile().await,
+                    Some(NodeEvent::Touched) => self.reconcile().await,
+                    Some(NodeEvent::Overrun) => {
+                        self.reconcile().await;
+                        self.sweep().await;
+                    }
                     None => bail!("the kernel's notifications ended"),
                 },
                 _ = ticks.tick() => {
                     self.reconcile().await;
-                    self.release_gone().await;
+                    self.sweep().await;
                     self.adopt_cached().await;
+                    self.unenforced.has_adopted();
+                    self.look_for_unenforced();
                 }
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
@@ -305,6 +288,7 @@ impl Supervisor {
         // Whoever asked may have gone away; that is no error.
         match command {
             Command::Status(answer) => {
+                self.look_for_unenforced();
                 answer.send(self.status()).ok();
             }
             Command::ListEndpoints(answer) => {
@@ -331,174 +315,6 @@ impl Supervisor {
                 answer.send(revision).ok();
             }
         }
-    }
-
-    /// `adopted`: its pod was there before the agent.
-    async fn add(&mut self, spec: EndpointSpec, adopted: bool) -> Result<EndpointStatus, ApiError> {
-        if self.excluded.contains(&spec.pod.namespace) {
-            let message = format!(
-                "pod: namespace {} is excluded (--exclude-namespace)",
-                spec.pod.namespace
-            );
-            return Err(ApiError::new(ErrorCode::Excluded, &message));
-        }
-        let device = self.devices.find(&spec.interface).await;
-        if device.is_none() {
-            return Err(ApiError::new(
-                ErrorCode::InvalidArgument,
-                &format!("interface: `{}` does not exist", spec.interface),
-            ));
-        }
-        let known = self
-            .registry
-            .get(&spec.pod)
-            .is_some_and(|endpoint| endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some());
-        let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
-        if !known && let Err(error) = self.attach(&endpoint, adopted).await {
-            self.detach(&endpoint).await;
-            if endpoint.spec.attachment.is_none() {
-                self.release(&endpoint.spec.interface);
-            }
-            return Err(ApiError::new(ErrorCode::Failed, &format!("{error:#}")));
-        }
-        Ok(self.endpoint_status(&endpoint))
-    }
-
-    fn configure(&mut self, pod: &PodName, audit: AuditMode) -> Result<EndpointStatus, ApiError> {
-        let endpoint = self
-            .registry
-            .set_audit(pod, audit)
-            .map_err(|error| refused(&error))?;
-        tracing::info!(%pod, ?audit, "audit mode");
-        self.introduce(&endpoint);
-        Ok(self.endpoint_status(&endpoint))
-    }
-
-    /// Tells control of an endpoint, and the worker what came of it.
-    fn introduce(&mut self, endpoint: &Endpoint) {
-        let spec = &endpoint.spec;
-        self.control.endpoint_add(LocalEndpoint {
-            key: endpoint.key,
-            pod: spec.pod.clone(),
-            uid: spec.uid.clone(),
-            addresses: spec.addresses().collect(),
-            audit: endpoint.audit.audits(self.audit),
-        });
-        let snapshot = Arc::clone(&self.control.snapshots().borrow());
-        self.publish(snapshot);
-    }
-
-    /// `attachment`: only if the endpoint is this one's.
-    async fn delete(
-        &mut self,
-        pod: &PodName,
-        attachment: Option<&Attachment>,
-    ) -> Result<EndpointStatus, ApiError> {
-        let not_found = |what: &str| ApiError::new(ErrorCode::NotFound, &format!("pod: {pod} {what}"));
-        let Some(endpoint) = self.registry.get(pod).cloned() else {
-            return Err(not_found("is no endpoint"));
-        };
-        if attachment.is_some() && attachment != endpoint.spec.attachment.as_ref() {
-            return Err(not_found("is the endpoint of another attachment"));
-        }
-        let last = self.endpoint_status(&endpoint);
-        self.detach(&endpoint).await;
-        // The runtime removes the interface next; until it has, nothing must pass it.
-        if attachment.is_none() {
-            self.release(&endpoint.spec.interface);
-        }
-        Ok(last)
-    }
-
-    /// Guard, XDP with an empty slot, routes, socket, slot.
-    async fn attach(&mut self, endpoint: &Endpoint, adopted: bool) -> anyhow::Result<()> {
-        let spec = &endpoint.spec;
-        let device = self
-            .devices
-            .find(&spec.interface)
-            .await
-            .with_context(|| format!("interface {} is gone", spec.interface))?;
-        let mode = block_in_place(|| self.dataplane.close(endpoint, &device))?;
-        self.reconcile().await;
-        self.introduce(endpoint);
-        block_in_place(|| self.dataplane.open(endpoint, &device, mode, adopted))?;
-        let mut warnings = Vec::new();
-        if self.pod_tuning != PodTuning::Off {
-            let threaded = self.pod_tuning == PodTuning::Throughput;
-            for (step, outcome) in
-                tuning::tune(&spec.interface, spec.netns.as_deref(), POD_INTERFACE, threaded).await
-            {
-                if let Err(error) = outcome {
-                    warnings.push(format!("{step}: {error}"));
-                }
-            }
-        }
-        self.warnings.insert(endpoint.key.slot, warnings);
-        Ok(())
-    }
-
-    /// Everything back, in the opposite order, but for the programs: the interface stays closed until it is released. What fails is
-    /// reported and the rest goes on.
-    async fn detach(&mut self, endpoint: &Endpoint) {
-        let interface = &endpoint.spec.interface;
-        if let Err(error) = block_in_place(|| self.dataplane.stop(endpoint.key)) {
-            tracing::error!(%interface, %error, "cannot stop serving");
-        }
-        self.forget(endpoint).await;
-        self.reconcile().await;
-    }
-
-    /// Removes an endpoint from all books, routes last.
-    async fn forget(&mut self, endpoint: &Endpoint) {
-        self.control.endpoint_delete(endpoint.key);
-        let snapshot = Arc::clone(&self.control.snapshots().borrow());
-        self.publish(snapshot);
-        if let Err(error) = self.registry.remove(&endpoint.spec.pod) {
-            tracing::error!(pod = %endpoint.spec.pod, %error, "cannot forget the endpoint");
-        }
-        self.reconcile().await;
-        self.warnings.remove(&endpoint.key.slot);
-    }
-
-    /// Lets an interface go that is no endpoint any more: from then on the kernel serves it.
-    fn release(&mut self, interface: &str) {
-        if let Err(error) = block_in_place(|| self.dataplane.release(interface)) {
-            tracing::error!(%interface, %error, "cannot remove programs");
-        }
-    }
-
-    /// Removes what is pinned of interfaces that are gone.
-    async fn release_gone(&mut self) {
-        let pinned = match block_in_place(|| self.dataplane.pinned()) {
-            Ok(pinned) => pinned,
-            Err(error) => {
-                tracing::error!(%error, "cannot look for pins of interfaces that are gone");
-                return;
-            }
-        };
-        for interface in pinned {
-            if self.registry.by_interface(&interface).is_none() && self.devices.is_gone(&interface).await {
-                self.release(&interface);
-            }
-        }
-    }
-
-    async fn link_removed(&mut self, index: u32, name: &str) {
-        let endpoint = self.registry.by_interface(name).cloned();
-        match endpoint {
-            Some(endpoint)
-                if self
-                    .dataplane
-                    .attached(endpoint.key)
-                    .is_none_or(|attached| attached.device.index == index) =>
-            {
-                tracing::info!(pod = %endpoint.spec.pod, interface = name, "interface is gone");
-                self.detach(&endpoint).await;
-                self.release(&endpoint.spec.interface);
-            }
-            _ => self.reconcile().await,
-        }
-        self.release_gone().await;
     }
 
     /// ClusterIPs that are served to the node's own processes.
@@ -562,17 +378,4 @@ impl Supervisor {
             }
         }
     }
-}
-
-fn refused(error: &RegistryError) -> ApiError {
-    let code = match error {
-        RegistryError::Full { .. } => ErrorCode::Exhausted,
-        RegistryError::AddressInUse { .. }
-        | RegistryError::InterfaceInUse { .. }
-        | RegistryError::PodInUse { .. } => ErrorCode::Conflict,
-        RegistryError::Io { .. } => ErrorCode::Failed,
-        RegistryError::Unknown { .. } => ErrorCode::NotFound,
-        _ => ErrorCode::InvalidArgument,
-    };
-    ApiError::new(code, error)
 }

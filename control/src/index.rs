@@ -4,6 +4,7 @@
 //! result. Identities are allocated here, so that compiling is a pure function.
 
 mod identification;
+mod local;
 mod mentions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -342,44 +343,6 @@ impl Index {
     #[must_use]
     pub fn prefixes(&self) -> &Counted<IpNet> {
         &self.prefixes
-    }
-
-    /// The pod that a local endpoint is, if its object is known, with its Namespace, and is of this very pod: an object that is finished
-    /// or whose addresses are all others describes a former pod of that name.
-    #[must_use]
-    pub fn pod_of(&self, endpoint: &LocalEndpoint) -> Option<&IndexedPod> {
-        let indexed = self.pods.get(&endpoint.pod)?;
-        let Pod {
-            uid,
-            mirrored,
-            addresses: listed,
-            ..
-        } = &indexed.pod;
-        let same = match &endpoint.uid {
-            Some(own) if !uid.is_empty() => own == uid || mirrored.as_ref() == Some(own),
-            _ => listed.is_empty() || listed.iter().any(|addr| endpoint.addresses.contains(addr)),
-        };
-        let has_identity = !indexed.awaits_namespace();
-        (same && has_identity && !indexed.pod.host_network && !indexed.pod.finished).then_some(indexed)
-    }
-
-    /// Label `topology.kubernetes.io/zone` of the local node; empty where it has none.
-    #[must_use]
-    pub fn local_zone(&self) -> &str {
-        let node = self.nodes.get(&self.config.node_name);
-        node.and_then(|node| node.labels.get("topology.kubernetes.io/zone"))
-            .map_or("", String::as_str)
-    }
-
-    /// Addresses of the local node.
-    #[must_use]
-    pub fn local_node_addresses(&self) -> Vec<IpAddr> {
-        let object = self
-            .nodes
-            .get(&self.config.node_name)
-            .map(|node| node.addresses.as_slice())
-            .unwrap_or_default();
-        self.config.node_addresses.iter().chain(object).copied().collect()
     }
 
     /// Ranges that pods have their addresses from.

@@ -188,6 +188,8 @@ pub struct Pod {
     pub service_account: String,
     /// `status.podIPs`; empty for pods of the host's network and for finished ones.
     pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName` once it has addresses, empty before: scheduling alone changes nothing that policy is made of.
+    pub node: String,
     /// Whether the pod shares its node's network.
     pub host_network: bool,
     /// Whether the pod is being deleted.

@@ -6,7 +6,7 @@
 mod folder;
 mod server;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -341,6 +341,15 @@ impl ControlHandle {
             .chain(local)
             .flat_map(|(name, addresses)| addresses.iter().map(move |addr| (*addr, name.clone())))
             .collect()
+    }
+
+    /// Pods that the API server has on this node, with addresses and not finished, that no endpoint is; `None` where another source
+    /// is followed, or before everything was listed.
+    #[must_use]
+    pub fn pods_without_endpoint(&self) -> Option<BTreeSet<PodName>> {
+        let state = self.shared.state();
+        let is_told = self.shared.wanted.is_some() && state.synced;
+        is_told.then(|| state.index.pods_without_endpoint().cloned().collect())
     }
 
     /// State of the source.

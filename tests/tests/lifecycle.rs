@@ -89,6 +89,7 @@ fn main() -> ExitCode {
         new_policy_cuts_an_established_connection,
         removed_policy_lets_everything_pass_again,
         pod_deleted_under_traffic_loses_no_frame,
+        interface_that_vanishes_while_the_agent_starts_is_swept_and_its_pod_comes_again,
         interface_that_the_runtime_detaches_stays_closed_until_it_is_gone,
         address_reused_by_another_pod_gets_its_policy_and_never_the_old_one,
         pods_of_an_excluded_namespace_are_peers_and_under_no_policy,
@@ -563,6 +564,79 @@ fn interface_that_the_runtime_detaches_stays_closed_until_it_is_gone(bed: &mut L
     wait::until("its pins are gone", wait::LONG, || {
         Ok(pinned()?.trim().is_empty().then_some(()))
     })
+}
+
+/// Pods whose endpoints a starting agent takes up after the one that vanishes: what it does with them is the time to vanish in.
+const OTHERS: usize = 16;
+
+/// XDP's program at an interface of the node; a starting agent puts its own in its predecessor's place.
+fn xdp_program(lab: &Lab, interface: &str) -> Result<u64> {
+    let shown: serde_json::Value =
+        serde_json::from_str(&lab.on_node(&["ip", "-j", "link", "show", "dev", interface])?)?;
+    let id = shown
+        .pointer("/0/xdp/prog/id")
+        .and_then(serde_json::Value::as_u64);
+    id.with_context(|| format!("no XDP at {interface}: {shown}"))
+}
+
+fn interface_that_vanishes_while_the_agent_starts_is_swept_and_its_pod_comes_again(
+    bed: &mut Lifecycle,
+) -> Result<()> {
+    const POD: &str = "app/vanishing";
+    bed.guarded()?;
+    // Endpoints are taken up in the order of their addition.
+    let addresses = ["--ip4", "10.244.0.210", "--ip6", "fd00:10:244::d2"];
+    let pod = bed.lab.add_pod_with(POD, "role=friend", &addresses)?;
+    let mut others = Vec::new();
+    for n in 0..OTHERS {
+        let name = format!("others/pod-{n}");
+        others.push(bed.lab.add_pod_with(&name, "app=other", &["--no-agent"])?);
+    }
+    for other in &others {
+        register(&bed.lab, other)?;
+    }
+    let agent = bed.lab.agent();
+    let known = agent.status()?.endpoints.len();
+    let program = xdp_program(&bed.lab, &pod.veth)?;
+    bed.lab.run(&["agent", "kill"])?;
+
+    let lab = &bed.lab;
+    let socket = lab.dir().join("run/sluice.sock");
+    thread::scope(|scope| -> Result<()> {
+        let starting = scope.spawn(|| lab.run(&["agent", "start"]));
+        wait::until("its endpoint is taken up", wait::LONG, || {
+            Ok((xdp_program(lab, &pod.veth)? != program).then_some(()))
+        })?;
+        lab.on_node(&["ip", "link", "del", &pod.veth])?;
+        // As for a plugin: a deletion finds nobody.
+        ensure!(
+            UnixStream::connect(&socket).is_err(),
+            "the agent has started already: nothing has vanished meanwhile"
+        );
+        starting
+            .join()
+            .unwrap_or_else(|_panicked| anyhow::bail!("panicked"))
+            .map(drop)
+    })?;
+    wait::until("the endpoint is gone, and the agent ready", wait::LONG, || {
+        let status = agent.status()?;
+        Ok((status.endpoints.len() == known - 1 && status.is_ready).then_some(()))
+    })?;
+    ensure!(
+        !lab.on_node(&["ip", "route", "show", "table", "7302"])?
+            .contains("10.244.0.210")
+    );
+    bed.lab.run(&["pod", "del", POD, "--no-agent"])?;
+
+    // The next one of that name and those addresses.
+    bed.lab.add_pod_with(POD, "role=friend", &addresses)?;
+    bed.is_guarded()?;
+    bed.lab.run(&["pod", "del", POD])?;
+    for other in &others {
+        agent.cli(&["endpoint", "delete", "--pod", &other.name])?;
+        bed.lab.run(&["pod", "del", &other.name, "--no-agent"])?;
+    }
+    agent.expect_balanced_frames()
 }
 
 fn pod_deleted_under_traffic_loses_no_frame(bed: &mut Lifecycle) -> Result<()> {

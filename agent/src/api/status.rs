@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use policy::Direction;
+use policy::{Direction, PodName};
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint_registry::Endpoint;
@@ -172,12 +172,13 @@ pub struct Status {
     pub version: String,
     /// Name of the node.
     pub node_name: String,
-    /// Whether policies are enforced on every endpoint.
+    /// Whether policies are enforced on every endpoint, and every pod is one.
     pub is_ready: bool,
     /// What is not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
-    /// Whether pods that come now come under policy: policies are known, and the CNI plugin is in its place, if one is installed.
+    /// Whether pods that come now come under policy: policies are known, and the CNI plugin is in its place, if one is installed. Says
+    /// nothing of pods that are there already.
     #[serde(default)]
     pub takes_pods: bool,
     /// Revision published last.
@@ -188,6 +189,13 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Local pods under policy.
     pub endpoints: Vec<EndpointStatus>,
+    /// Pods that the API server has on this node and that are no endpoint: nothing is enforced on them. Not those of excluded
+    /// namespaces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenforced_pods: Vec<PodName>,
+    /// Pods of the runtime's cache that could not be put under policy, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adoption_problems: Vec<String>,
     /// Namespaces whose pods are left to the node's own network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded_namespaces: Vec<String>,

@@ -306,6 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn a_node_with_a_pod_under_no_policy_is_not_ready() {
+        let mut open = node("a", &[]);
+        let waits_for = "pod app/web: an endpoint, it is under no policy";
+        open.status.as_mut().unwrap().waits_for = vec![waits_for.into()];
+        let status = cluster(vec![open, node("b", &[])], 0, 0);
+        assert!(!status.is_ready);
+        assert_eq!(status.missing, [format!("node a: waits for {waits_for}")]);
+    }
+
+    #[test]
     fn a_refused_policy_may_be_held_as_it_was_or_not_at_all() {
         for held in [1, 2] {
             assert!(cluster(vec![node("a", &[("CiliumNetworkPolicy", held)])], 2, 1).is_ready);

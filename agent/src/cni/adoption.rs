@@ -157,10 +157,15 @@ fn read(
     if is_known(&attachment) || is_excluded(&pod.namespace) {
         return Ok(None);
     }
-    conflist::check_used(&BASE64_STANDARD.decode(&file.config)?)?;
     let told = file.result.container_interface(interface)?;
     let uid = file.argument("K8S_POD_UID");
-    let found = pod_interface::locate(pod, uid, attachment, &told.netns, interface, &told)?;
+    let found = match pod_interface::locate(pod, uid, attachment, &told.netns, interface, &told) {
+        // Whichever plugin made it: a file that was left behind is no pod without policy.
+        Err(error) if error.is_gone() => return Err(error.into()),
+        found => found,
+    };
+    conflist::check_used(&BASE64_STANDARD.decode(&file.config)?)?;
+    let found = found?;
     Ok(Some(EndpointSpec {
         pod: policy::PodName {
             namespace: found.pod.namespace,
@@ -218,7 +223,7 @@ mod tests {
         no_address["result"]["ips"] = json!([]);
         let mut other_kind = file("/n", "ptp");
         other_kind["kind"] = "cniCacheV9".into();
-        let mut no_base64 = file("/n", "ptp");
+        let mut no_base64 = file("/proc/self/status", "ptp");
         no_base64["config"] = "{}".into();
         // A file that is no network namespace.
         let no_namespace = file("/proc/self/status", "ptp");
@@ -229,7 +234,7 @@ mod tests {
             (no_base64.to_string(), "config: "),
             (no_address.to_string(), "result: ips: none belongs to `eth0`"),
             (
-                file("/n", "calico").to_string(),
+                file("/proc/self/status", "calico").to_string(),
                 "config: plugin `calico` is not supported",
             ),
             (no_namespace.to_string(), "`eth0` in /proc/self/status: "),
@@ -253,7 +258,9 @@ mod tests {
         container["cniArgs"] = Value::Null;
         let folder = tempfile::tempdir().unwrap();
         let gone = folder.path().join("cni-1");
-        for contents in [loopback, container, file(&gone.display().to_string(), "ptp")] {
+        let [gone, of_another_plugin] =
+            ["ptp", "calico"].map(|plugin| file(&gone.display().to_string(), plugin));
+        for contents in [loopback, container, gone, of_another_plugin] {
             assert_eq!(problems(&contents.to_string()), Vec::<String>::new());
         }
         let missing = scan(Path::new("/nonexistent/results"), "eth0", |_| false, |_| false);

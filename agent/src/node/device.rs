@@ -2,6 +2,7 @@
 
 use datapath::interface::MacAddr;
 use futures_util::TryStreamExt;
+use rtnetlink::LinkGetRequest;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
 use super::link::ENODEV;
@@ -37,20 +38,31 @@ impl Devices {
     /// # Errors
     /// [`NodeError::List`]: the kernel does not tell.
     pub async fn exists(&self, name: &str) -> Result<bool, NodeError> {
-        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
-        match links.try_next().await {
-            Ok(link) => Ok(link.is_some()),
-            Err(error) if errno(&error) == Some(ENODEV) => Ok(false),
-            Err(source) => Err(NodeError::List {
-                listed: "links",
-                source,
-            }),
-        }
+        is_found(self.handle.link().get().match_name(name.to_owned())).await
     }
 
     /// Whether the kernel says that there is no interface of that name. A question that fails says nothing.
     pub async fn is_gone(&self, name: &str) -> bool {
         matches!(self.exists(name).await, Ok(false))
+    }
+
+    /// The same of an index, which the kernel gives to no other interface as long as it does not run out of them.
+    pub async fn is_gone_at(&self, index: u32) -> bool {
+        matches!(
+            is_found(self.handle.link().get().match_index(index)).await,
+            Ok(false)
+        )
+    }
+}
+
+async fn is_found(question: LinkGetRequest) -> Result<bool, NodeError> {
+    match question.execute().try_next().await {
+        Ok(link) => Ok(link.is_some()),
+        Err(error) if errno(&error) == Some(ENODEV) => Ok(false),
+        Err(source) => Err(NodeError::List {
+            listed: "links",
+            source,
+        }),
     }
 }
 

@@ -34,6 +34,8 @@ const PENDING_EVENTS: usize = 1024;
 #[derive(Debug)]
 pub struct NodeMonitor {
     events: mpsc::Receiver<NodeEvent>,
+    /// Read ahead.
+    next: Option<NodeEvent>,
     overrun: std::sync::Arc<std::sync::atomic::AtomicBool>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -83,17 +85,26 @@ impl NodeMonitor {
         let connection = tokio::spawn(connection);
         Ok(Self {
             events,
+            next: None,
             overrun,
             tasks: [reader, connection],
         })
     }
 
-    /// The next event; `None` when the kernel closed the socket.
+    /// The next event; `None` when the kernel closed the socket. As many [`NodeEvent::Touched`] as wait one after another are one:
+    /// each change of the reconciler's own is told of, too.
     pub async fn next(&mut self) -> Option<NodeEvent> {
         if self.overrun.swap(false, std::sync::atomic::Ordering::AcqRel) {
             return Some(NodeEvent::Overrun);
         }
-        self.events.recv().await
+        let event = match self.next.take() {
+            Some(event) => event,
+            None => self.events.recv().await?,
+        };
+        if event == NodeEvent::Touched {
+            self.next = std::iter::from_fn(|| self.events.try_recv().ok()).find(|next| *next != event);
+        }
+        Some(event)
     }
 }
 

@@ -194,7 +194,8 @@ impl Machine {
             return Check::error(NAME, format!("missing: {}", missing.join(", ")), remedy);
         }
         if effective & (1 << SYS_ADMIN) == 0 {
-            let remedy = "pods' ends of veths cannot be tuned: start the agent with --pod-tuning off";
+            let remedy = "pods that are there already stay without policy, and pods' ends of veths cannot be tuned: give the \
+                          agent's container this capability";
             return Check::warning(NAME, "missing: CAP_SYS_ADMIN", remedy);
         }
         Check::ok(NAME, "CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN")
@@ -478,6 +479,17 @@ mod tests {
         ]);
         assert_eq!(bare.capabilities().found, "missing: CAP_NET_RAW, CAP_BPF");
         assert_eq!(bare.memlock().level, Level::Error);
+        let (_root, without_admin) = machine(&[("proc/self/status", "CapEff:\t000001ffffdfffff\n")]);
+        let check = without_admin.capabilities();
+        assert_eq!(
+            (check.level, check.found.as_str()),
+            (Level::Warning, "missing: CAP_SYS_ADMIN")
+        );
+        assert!(
+            check
+                .remedy
+                .is_some_and(|remedy| remedy.contains("stay without policy"))
+        );
         let (_root, full) = machine(&[("proc/self/status", "CapEff:\t000001ffffffffff\n")]);
         assert_eq!(
             (full.capabilities().level, full.memlock().level),

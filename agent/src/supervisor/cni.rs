@@ -61,13 +61,9 @@ impl Runtime {
         self.problem.as_ref().and_then(|problem| problem.borrow().clone())
     }
 
-    /// What does not work, for people.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        self.adoption_problems
-            .iter()
-            .cloned()
-            .chain(self.problem())
-            .collect()
+    /// Pods of the cache that could not be taken, or files of it that tell of none, with the reason.
+    pub(super) fn adoption_problems(&self) -> &[String] {
+        &self.adoption_problems
     }
 }
 
@@ -82,8 +78,9 @@ impl Supervisor {
             // Pods come up without the plugin, and go on to for as long as at the start.
             *until = Instant::now() + ADOPTION_TIME;
         }
-        // What could not be taken is tried again.
-        if Instant::now() > *until && self.runtime.adoption_problems.is_empty() {
+        // What could not be taken is tried again, and as long as a pod is left open it is looked for.
+        let is_complete = self.runtime.adoption_problems.is_empty() && self.unenforced.pods().is_empty();
+        if Instant::now() > *until && is_complete {
             return;
         }
         let cached = block_in_place(|| {

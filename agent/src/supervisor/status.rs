@@ -64,6 +64,18 @@ impl Supervisor {
             let reason = endpoint.waits_for.as_ref()?;
             Some(format!("endpoint {}: {reason}", endpoint.endpoint.spec.pod))
         }));
+        let unenforced = self.unenforced.pods();
+        waits_for.extend(
+            unenforced
+                .iter()
+                .map(|pod| format!("pod {pod}: an endpoint, it is under no policy")),
+        );
+        let adoption_problems = self.runtime.adoption_problems();
+        waits_for.extend(
+            adoption_problems
+                .iter()
+                .map(|problem| format!("adoption: {problem}")),
+        );
         let drops = DropReason::ALL.iter().flat_map(|reason| {
             [None, Some(Direction::Ingress), Some(Direction::Egress)].map(|direction| DropCount {
                 code: *reason as u8,
@@ -77,7 +89,7 @@ impl Supervisor {
             packets: counters.stage(*stage).get(),
         });
         let mut warnings = self.node_warnings.clone();
-        warnings.extend(self.runtime.warnings());
+        warnings.extend(self.runtime.problem());
         let (mut frames, mut received, mut transmitted) = (FrameCount::default(), 0, 0);
         let (mut receive_dropped, mut transmit_dropped) = (0, 0);
         match block_in_place(|| self.dataplane.audit()) {
@@ -124,6 +136,8 @@ impl Supervisor {
             node_name: self.node_name.clone(),
             is_ready: waits_for.is_empty(),
             waits_for,
+            // Pods that are left open do not count here. An agent that is not ready does not close them; but it stops a rolling update,
+            // also the one that would help, and keeps the taint, and so the node, from pods that would be under policy.
             takes_pods: revision > 0 && self.runtime.problem().is_none(),
             revision,
             source: SourceStatus {
@@ -158,6 +172,8 @@ impl Supervisor {
                 lost_affinities: counters.affinities_lost.get(),
             }],
             endpoints,
+            unenforced_pods: unenforced.iter().cloned().collect(),
+            adoption_problems: adoption_problems.to_vec(),
             excluded_namespaces: self.excluded.iter().cloned().collect(),
             forwarded: counters.forwarded_packets.get(),
             audited: AuditCount {

@@ -232,3 +232,19 @@ async fn pod_that_is_listed_without_its_namespace_is_not_known() {
     assert_eq!(control.status().objects["Pod"], 1);
     assert!(!is_known(&control, 8));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_this_node_that_are_no_endpoint_are_told() {
+    let server = Arc::new(Mutex::new(Server::default()));
+    let mut listed = pod("a", "u-1", "own");
+    listed["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.0.0.8"}]});
+    server.lock().unwrap().pods = vec![listed];
+    let control = control(&server).await;
+    let names = |control: &ControlHandle| {
+        let pods = control.pods_without_endpoint();
+        pods.map(|pods| pods.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(names(&control), Some(vec!["db/a".to_owned()]));
+    attach(&control, 8, "a");
+    assert_eq!(names(&control), Some(vec![]));
+}

@@ -117,6 +117,7 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
             addresses.push(address(text, || format!("status.podIPs[{i}].ip"))?);
         }
     }
+    let node = spec.node_name.filter(|_| !addresses.is_empty());
     let (mut ports, mut host_ports) = (Vec::new(), Vec::new());
     // Only those that stay beside the containers serve anything (`restartPolicy: Always`).
     let mut init = spec.init_containers.unwrap_or_default();
@@ -169,6 +170,7 @@ pub(super) fn pod(pod: core::Pod) -> Result<Pod, Vec<Fault>> {
         labels: pod.metadata.labels.unwrap_or_default(),
         service_account: service_account.unwrap_or_else(|| "default".to_owned()),
         addresses,
+        node: node.unwrap_or_default(),
         host_network,
         deleting: pod.metadata.deletion_timestamp.is_some(),
         finished,

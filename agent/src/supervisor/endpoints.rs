@@ -1,0 +1,195 @@
+//! The life of endpoints: taken up again, added, attached, detached, forgotten.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use control::LocalEndpoint;
+use policy::PodName;
+use tokio::task::block_in_place;
+
+use super::{POD_INTERFACE, Supervisor};
+use crate::api::status::EndpointStatus;
+use crate::api::{ApiError, ErrorCode};
+use crate::cli::PodTuning;
+use crate::endpoint_registry::{Attachment, AuditMode, Endpoint, EndpointSpec, RegistryError};
+use crate::node::tuning;
+
+impl Supervisor {
+    /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
+    pub(super) async fn adopt(&mut self) {
+        let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
+        for endpoint in known {
+            let is_gone = self.devices.is_gone(&endpoint.spec.interface).await;
+            if is_gone || self.excluded.contains(&endpoint.spec.pod.namespace) {
+                let why = if is_gone {
+                    "interface is gone"
+                } else {
+                    "namespace is excluded"
+                };
+                tracing::info!(pod = %endpoint.spec.pod, "{why}: endpoint forgotten");
+                self.forget(&endpoint).await;
+                self.release(&endpoint.spec.interface);
+                continue;
+            }
+            if let Err(error) = self.attach(&endpoint, true).await {
+                tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
+                self.warnings
+                    .entry(endpoint.key.slot)
+                    .or_default()
+                    .push(format!("{error:#}"));
+            }
+        }
+        self.reconcile().await;
+    }
+
+    /// `adopted`: its pod was there before the agent.
+    pub(super) async fn add(
+        &mut self,
+        spec: EndpointSpec,
+        adopted: bool,
+    ) -> Result<EndpointStatus, ApiError> {
+        if self.excluded.contains(&spec.pod.namespace) {
+            let message = format!(
+                "pod: namespace {} is excluded (--exclude-namespace)",
+                spec.pod.namespace
+            );
+            return Err(ApiError::new(ErrorCode::Excluded, &message));
+        }
+        let device = self.devices.find(&spec.interface).await;
+        if device.is_none() {
+            return Err(ApiError::new(
+                ErrorCode::InvalidArgument,
+                &format!("interface: `{}` does not exist", spec.interface),
+            ));
+        }
+        let known = self
+            .registry
+            .get(&spec.pod)
+            .is_some_and(|endpoint| endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some());
+        let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
+        if !known && let Err(error) = self.attach(&endpoint, adopted).await {
+            self.detach(&endpoint).await;
+            if endpoint.spec.attachment.is_none() {
+                self.release(&endpoint.spec.interface);
+            }
+            return Err(ApiError::new(ErrorCode::Failed, &format!("{error:#}")));
+        }
+        Ok(self.endpoint_status(&endpoint))
+    }
+
+    pub(super) fn configure(&mut self, pod: &PodName, audit: AuditMode) -> Result<EndpointStatus, ApiError> {
+        let endpoint = self
+            .registry
+            .set_audit(pod, audit)
+            .map_err(|error| refused(&error))?;
+        tracing::info!(%pod, ?audit, "audit mode");
+        self.introduce(&endpoint);
+        Ok(self.endpoint_status(&endpoint))
+    }
+
+    /// Tells control of an endpoint, and the worker what came of it.
+    fn introduce(&mut self, endpoint: &Endpoint) {
+        let spec = &endpoint.spec;
+        self.control.endpoint_add(LocalEndpoint {
+            key: endpoint.key,
+            pod: spec.pod.clone(),
+            uid: spec.uid.clone(),
+            addresses: spec.addresses().collect(),
+            audit: endpoint.audit.audits(self.audit),
+        });
+        let snapshot = Arc::clone(&self.control.snapshots().borrow());
+        self.publish(snapshot);
+    }
+
+    /// `attachment`: only if the endpoint is this one's.
+    pub(super) async fn delete(
+        &mut self,
+        pod: &PodName,
+        attachment: Option<&Attachment>,
+    ) -> Result<EndpointStatus, ApiError> {
+        let not_found = |what: &str| ApiError::new(ErrorCode::NotFound, &format!("pod: {pod} {what}"));
+        let Some(endpoint) = self.registry.get(pod).cloned() else {
+            return Err(not_found("is no endpoint"));
+        };
+        if attachment.is_some() && attachment != endpoint.spec.attachment.as_ref() {
+            return Err(not_found("is the endpoint of another attachment"));
+        }
+        let last = self.endpoint_status(&endpoint);
+        self.detach(&endpoint).await;
+        // The runtime removes the interface next; until it has, nothing must pass it.
+        if attachment.is_none() {
+            self.release(&endpoint.spec.interface);
+        }
+        Ok(last)
+    }
+
+    /// Guard, XDP with an empty slot, routes, socket, slot.
+    async fn attach(&mut self, endpoint: &Endpoint, adopted: bool) -> anyhow::Result<()> {
+        let spec = &endpoint.spec;
+        let device = self
+            .devices
+            .find(&spec.interface)
+            .await
+            .with_context(|| format!("interface {} is gone", spec.interface))?;
+        let mode = block_in_place(|| self.dataplane.close(endpoint, &device))?;
+        self.reconcile().await;
+        self.introduce(endpoint);
+        block_in_place(|| self.dataplane.open(endpoint, &device, mode, adopted))?;
+        let mut warnings = Vec::new();
+        if self.pod_tuning != PodTuning::Off {
+            let threaded = self.pod_tuning == PodTuning::Throughput;
+            for (step, outcome) in
+                tuning::tune(&spec.interface, spec.netns.as_deref(), POD_INTERFACE, threaded).await
+            {
+                if let Err(error) = outcome {
+                    warnings.push(format!("{step}: {error}"));
+                }
+            }
+        }
+        self.warnings.insert(endpoint.key.slot, warnings);
+        Ok(())
+    }
+
+    /// Everything back, in the opposite order, but for the programs: the interface stays closed until it is released. What fails is
+    /// reported and the rest goes on.
+    pub(super) async fn detach(&mut self, endpoint: &Endpoint) {
+        let interface = &endpoint.spec.interface;
+        if let Err(error) = block_in_place(|| self.dataplane.stop(endpoint.key)) {
+            tracing::error!(%interface, %error, "cannot stop serving");
+        }
+        self.forget(endpoint).await;
+        self.reconcile().await;
+    }
+
+    /// Removes an endpoint from all books, routes last.
+    async fn forget(&mut self, endpoint: &Endpoint) {
+        self.control.endpoint_delete(endpoint.key);
+        let snapshot = Arc::clone(&self.control.snapshots().borrow());
+        self.publish(snapshot);
+        if let Err(error) = self.registry.remove(&endpoint.spec.pod) {
+            tracing::error!(pod = %endpoint.spec.pod, %error, "cannot forget the endpoint");
+        }
+        self.reconcile().await;
+        self.warnings.remove(&endpoint.key.slot);
+    }
+
+    /// Lets an interface go that is no endpoint any more: from then on the kernel serves it.
+    pub(super) fn release(&mut self, interface: &str) {
+        if let Err(error) = block_in_place(|| self.dataplane.release(interface)) {
+            tracing::error!(%interface, %error, "cannot remove programs");
+        }
+    }
+}
+
+fn refused(error: &RegistryError) -> ApiError {
+    let code = match error {
+        RegistryError::Full { .. } => ErrorCode::Exhausted,
+        RegistryError::AddressInUse { .. }
+        | RegistryError::InterfaceInUse { .. }
+        | RegistryError::PodInUse { .. } => ErrorCode::Conflict,
+        RegistryError::Io { .. } => ErrorCode::Failed,
+        RegistryError::Unknown { .. } => ErrorCode::NotFound,
+        _ => ErrorCode::InvalidArgument,
+    };
+    ApiError::new(code, error)
+}
