@@ -14,6 +14,7 @@ use crossbeam::channel;
 use datapath::graph::GraphConfig;
 use datapath::interface::{EndpointConfig, InterfaceConfig, InterfaceKind, MacAddr};
 use datapath::loader::{LoadError, Loader, XdpMode};
+use datapath::translation::{Inherited, TranslatedFlow};
 use datapath::worker::{Command, CommandError, Worker, WorkerAudit, WorkerConfig, WorkerHandle};
 use datapath::xsk::socket::{SocketError, SocketFactory, XskIo};
 use datapath::xsk::{IoId, PacketIo};
@@ -26,6 +27,9 @@ use crate::watchdog;
 
 /// How long the worker may take to obey.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long an agent that ends waits for what the worker knows; the pods wait for the next agent.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// How long the kernel may take to free a queue whose socket was closed (about 20 ms).
 const RELEASE: Duration = Duration::from_secs(2);
@@ -43,7 +47,7 @@ pub enum DataplaneError {
     #[error(transparent)]
     Command(#[from] CommandError),
     /// The worker did not answer.
-    #[error("the worker did not answer within {} s", ANSWER.as_secs())]
+    #[error("the worker did not answer in time")]
     NoAnswer,
     /// The worker thread could not be made.
     #[error("cannot start the worker: {0}")]
@@ -322,6 +326,26 @@ impl Dataplane {
         self.worker.send(Command::Audit { done })?;
         answer
             .recv_timeout(ANSWER)
+            .map_err(|_late| DataplaneError::NoAnswer)
+    }
+
+    /// Gives the worker the translated connections of the former agent; before any endpoint is served.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Command`] when the worker cannot be reached.
+    pub fn inherit(&self, flows: &[TranslatedFlow]) -> Result<(), DataplaneError> {
+        Ok(self.worker.send(Command::Inherit(Inherited::new(flows)))?)
+    }
+
+    /// The translated connections, for the next agent.
+    ///
+    /// # Errors
+    /// [`DataplaneError`] when the worker does not answer at once.
+    pub fn translated_flows(&self) -> Result<Vec<TranslatedFlow>, DataplaneError> {
+        let (done, answer) = channel::bounded(1);
+        self.worker.send(Command::TranslatedFlows { done })?;
+        answer
+            .recv_timeout(LAST_ANSWER)
             .map_err(|_late| DataplaneError::NoAnswer)
     }
 

@@ -17,6 +17,7 @@ pub mod endpoint_registry;
 pub mod explanation;
 pub mod flow_log;
 pub mod flow_record;
+pub mod handover;
 pub mod junit;
 pub mod log;
 pub mod metrics;

@@ -6,6 +6,7 @@
 
 mod cni;
 mod endpoints;
+mod handover;
 mod status;
 mod sweep;
 mod unenforced;
@@ -85,6 +86,9 @@ pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
     tasks.extend(supervisor.runtime.install(run_dir, &args.cni)?);
     tracing::info!(run_dir = %run_dir.display(), "sluice is running");
     let outcome = supervisor.serve(commands).await;
+    if outcome.is_ok() {
+        supervisor.hand_over(run_dir);
+    }
     for task in tasks {
         task.abort();
     }
@@ -129,6 +133,8 @@ struct Supervisor {
     control: ControlHandle,
     warnings: BTreeMap<Slot, Vec<String>>,
     node_warnings: Vec<String>,
+    /// Why nothing of the former agent's connections through Services is known.
+    handover_problem: Option<String>,
     repairs: u64,
     /// ClusterIPs that the last pass over the node's state led to the worker.
     served: BTreeSet<IpAddr>,
@@ -209,11 +215,13 @@ impl Supervisor {
             control,
             warnings: BTreeMap::new(),
             node_warnings: Vec::new(),
+            handover_problem: None,
             repairs: 0,
             served: BTreeSet::new(),
             runtime: Runtime::new(&args.cni),
             unenforced: Unenforced::default(),
         };
+        supervisor.inherit(run_dir);
         supervisor.attach_pairs().await?;
         supervisor.adopt().await;
         let published = Arc::clone(&supervisor.control.snapshots().borrow_and_update());

@@ -63,6 +63,12 @@ impl Adoptions {
         }
     }
 
+    /// How long a window stays open, nanoseconds.
+    #[must_use]
+    pub const fn window_ns(&self) -> u64 {
+        self.limits.window_ns
+    }
+
     /// An endpoint was adopted.
     pub fn add(&mut self, key: EndpointKey) {
         let adopted = Adopted {

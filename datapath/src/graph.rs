@@ -26,7 +26,7 @@ use crate::interface::{InterfaceConfig, InterfaceKind};
 use crate::interface_table::InterfaceTable;
 use crate::l7_flow::L7Flows;
 use crate::stage::{self, icmp_error::ErrorBudget};
-use crate::translation::Translations;
+use crate::translation::{Inherited, TranslatedFlow, Translations};
 use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::xsk::{FRAME_CAPACITY, Frames, Packet};
 
@@ -191,6 +191,19 @@ impl Graph {
     pub fn begin(&mut self, clock: Clock) {
         self.clock = clock;
         self.translations.begin_batch(clock.seconds());
+        self.translations.inherited_mut().expire(clock.mono_ns);
+    }
+
+    /// Takes over the translations of the former process, for as long as an adopted endpoint's connections may go on.
+    pub fn inherit(&mut self, inherited: Inherited) {
+        let until_ns = self.clock.mono_ns.saturating_add(self.adoptions.window_ns());
+        self.translations.inherit(inherited, until_ns);
+    }
+
+    /// The translated TCP connections, for the process that comes next.
+    #[must_use]
+    pub fn translated_flows(&self) -> Vec<TranslatedFlow> {
+        self.translations.flows(&self.conntrack)
     }
 
     /// Begins to serve an interface. Flows that were begun with its addresses by another way are forgotten: they would lead past it.
@@ -218,6 +231,7 @@ impl Graph {
         self.conntrack
             .remove_endpoint(key, |entry| forget(translations, l7, entry));
         self.translations.forget_affinities(key.slot);
+        self.translations.inherited_mut().forget(key);
         stage::fragment::forget(self, key);
         stage::hold::forget(self, key);
         self.adoptions.forget(key);

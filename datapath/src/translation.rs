@@ -8,6 +8,7 @@
 //! datagram (kubernetes, `pkg/proxy/conntrack/cleanup.go`).
 
 mod affinity;
+mod inherited;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +16,8 @@ use hashbrown::HashMap;
 use policy::{Backend, DropReason, Protocol, Service, ServiceLookup, ServiceTable, Slot, Unserved};
 
 use self::affinity::Affinities;
-use crate::conntrack::{Conntrack, Translation};
+pub use self::inherited::{Inherited, InheritedFlow, TranslatedFlow};
+use crate::conntrack::{Conntrack, EntryVerdict, TcpState, Translation};
 use crate::flow::{FlowDirection, FlowKey, Peer};
 use crate::interface_table::InterfaceTable;
 use crate::reservation::Reservation;
@@ -57,12 +59,22 @@ pub struct Translated {
     pub hairpin: bool,
 }
 
+impl Translated {
+    /// The flow as its client sends it.
+    #[must_use]
+    pub const fn sent(&self) -> FlowKey {
+        sent(&self.key, &self.translation)
+    }
+}
+
 /// Translations of one worker.
 #[derive(Debug)]
 pub struct Translations {
     sticky: HashMap<StickyKey, Translated>,
     capacity: usize,
     shares: Reservation,
+    /// Of the former process; no connection of them was heard of yet.
+    inherited: Inherited,
     affinities: Affinities,
     /// Seconds of the worker's clock.
     now_s: u32,
@@ -81,6 +93,7 @@ impl Translations {
             sticky,
             capacity,
             shares: Reservation::new(capacity),
+            inherited: Inherited::default(),
             affinities: Affinities::new(affinities),
             now_s: 0,
             salt: seed | 1,
@@ -204,33 +217,18 @@ impl Translations {
             Unserved::Reject => DropReason::NoBackend,
             Unserved::Drop => DropReason::NoLocalBackend,
         })?;
-        let own = sent.source.addr();
-        let is_pod = sender.is_endpoint();
-        let hairpin = is_pod && backend.addr == own;
-        let leaves_worker = !is_pod && interfaces.endpoint_at(backend.addr).is_none();
-        let client: IpAddr = match own {
-            IpAddr::V4(_) if hairpin => HAIRPIN_V4.into(),
-            IpAddr::V6(_) if hairpin => HAIRPIN_V6.into(),
-            IpAddr::V4(_) if leaves_worker => NODE_CLIENT_V4.into(),
-            IpAddr::V6(_) if leaves_worker => NODE_CLIENT_V6.into(),
-            _ => own,
-        };
-        let client = Peer::new(client, sent.source.port);
-        let destination = Peer::new(backend.addr, backend.port);
-        let mut key = FlowKey {
-            source: client,
-            destination,
-            protocol: sent.protocol,
-        };
-        let translation = Translation {
-            frontend: sent.destination,
-            client: sent.source,
-        };
+        let is_local = interfaces.endpoint_at(backend.addr).is_some();
+        let Translated {
+            mut key,
+            translation,
+            hairpin,
+        } = translated(sender, sent, sent.source.port, backend, is_local);
         let taken = |key: &FlowKey| {
             let found = conntrack
                 .lookup(key, conntrack.hash(key))
                 .and_then(|(id, _)| conntrack.get(id));
             found.is_some_and(|entry| entry.translation != Some(translation) && !entry.tcp.may_reopen())
+                || self.inherited.is_taken(key, &translation)
         };
         let random = conntrack.hash(sent) ^ self.salt;
         let range = u64::from(u16::MAX - FIRST_REMAPPED_PORT) + 1;
@@ -259,11 +257,51 @@ impl Translations {
     pub fn keep(&mut self, sender: Slot, translated: &Translated) {
         let sticky_key = StickyKey {
             sender,
-            sent: sent(&translated.key, &translated.translation),
+            sent: translated.sent(),
         };
+        self.inherited.settle(sender, &sticky_key.sent);
         if self.sticky.insert(sticky_key, *translated).is_none() {
             self.shares.take(sender);
         }
+    }
+
+    /// Takes over what the former process has translated, until `until_ns` of the worker's clock.
+    pub fn inherit(&mut self, inherited: Inherited, until_ns: u64) {
+        self.inherited = inherited;
+        self.inherited.until_ns = until_ns;
+    }
+
+    /// The inherited translations that no connection was heard of yet.
+    #[must_use]
+    pub const fn inherited(&self) -> &Inherited {
+        &self.inherited
+    }
+
+    /// The same, for writing.
+    pub const fn inherited_mut(&mut self) -> &mut Inherited {
+        &mut self.inherited
+    }
+
+    /// The TCP connections that are translated and may go on: for the process that comes next.
+    #[must_use]
+    pub fn flows(&self, conntrack: &Conntrack) -> Vec<TranslatedFlow> {
+        let live = self.sticky.values().filter_map(|known| {
+            let (id, _) = conntrack.lookup(&known.key, conntrack.hash(&known.key))?;
+            let entry = conntrack.get(id)?;
+            let goes_on = matches!(
+                entry.tcp,
+                TcpState::SynReceived | TcpState::Established | TcpState::FinOriginal | TcpState::FinReply
+            );
+            let may_pass = matches!(
+                entry.verdict,
+                EntryVerdict::Allow | EntryVerdict::AllowHttp { .. }
+            );
+            (goes_on && may_pass && entry.translation == Some(known.translation))
+                .then(|| TranslatedFlow::new(entry.source, entry.destination, known))
+        });
+        let mut flows = Vec::with_capacity(self.sticky.len() + self.inherited.len());
+        flows.extend(live.chain(self.inherited.flows()));
+        flows
     }
 
     /// Remembers the backend of a new flow for its client's next ones, if the Service has session affinity. Whether there was room.
@@ -321,8 +359,36 @@ const fn backend_of(translated: &Translated) -> Backend {
     }
 }
 
+/// The flow that a client's flow to a backend becomes; `port`: the client's, as the backend sees it; `is_local`: whether the backend
+/// is a local endpoint.
+fn translated(sender: Slot, sent: &FlowKey, port: u16, backend: Backend, is_local: bool) -> Translated {
+    let own = sent.source.addr();
+    let is_pod = sender.is_endpoint();
+    let hairpin = is_pod && backend.addr == own;
+    let leaves_worker = !is_pod && !is_local;
+    let client: IpAddr = match own {
+        IpAddr::V4(_) if hairpin => HAIRPIN_V4.into(),
+        IpAddr::V6(_) if hairpin => HAIRPIN_V6.into(),
+        IpAddr::V4(_) if leaves_worker => NODE_CLIENT_V4.into(),
+        IpAddr::V6(_) if leaves_worker => NODE_CLIENT_V6.into(),
+        _ => own,
+    };
+    Translated {
+        key: FlowKey {
+            source: Peer::new(client, port),
+            destination: Peer::new(backend.addr, backend.port),
+            protocol: sent.protocol,
+        },
+        translation: Translation {
+            frontend: sent.destination,
+            client: sent.source,
+        },
+        hairpin,
+    }
+}
+
 /// The flow as its client sends it.
-fn sent(key: &FlowKey, translation: &Translation) -> FlowKey {
+const fn sent(key: &FlowKey, translation: &Translation) -> FlowKey {
     FlowKey {
         source: translation.client,
         destination: translation.frontend,

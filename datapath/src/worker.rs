@@ -373,6 +373,10 @@ impl Worker {
                 Command::Reclaim { id, done } => {
                     done.send(self.graph.frames_mut().reclaim(id)).ok();
                 }
+                Command::Inherit(inherited) => self.graph.inherit(inherited),
+                Command::TranslatedFlows { done } => {
+                    done.send(self.graph.translated_flows()).ok();
+                }
                 Command::Audit { done } => {
                     done.send(self.audit()).ok();
                 }

@@ -118,12 +118,16 @@ impl Service {
         self.backends.binary_search(&backend).is_ok()
     }
 
+    /// Whether `backend` serves, be it only what it serves already.
+    #[must_use]
+    pub fn is_served_by(&self, backend: Backend) -> bool {
+        self.offers(backend) || self.draining.binary_search(&backend).is_ok()
+    }
+
     /// Whether a UDP flow may stay with `backend`: as long as that serves, or nobody does (kubernetes, `pkg/proxy/conntrack/cleanup.go`).
     #[must_use]
     pub fn keeps(&self, backend: Backend) -> bool {
-        self.offers(backend)
-            || self.draining.binary_search(&backend).is_ok()
-            || self.backends.is_empty() && self.draining.is_empty()
+        self.is_served_by(backend) || self.backends.is_empty() && self.draining.is_empty()
     }
 
     /// Whether a client with this address is let in.
@@ -298,14 +302,15 @@ mod tests {
             [4, 8]
                 .into_iter()
                 .map(backend)
-                .all(|b| !service.offers(b) && service.keeps(b))
+                .all(|b| !service.offers(b) && service.is_served_by(b) && service.keeps(b))
         );
-        assert!(!service.keeps(backend(6)));
+        assert!(!service.keeps(backend(6)) && !service.is_served_by(backend(6)));
     }
 
     #[test]
     fn flows_stay_where_they_are_while_nobody_serves() {
-        assert!(service(&[], &[]).keeps(backend(6)));
+        let unserved = service(&[], &[]);
+        assert!(unserved.keeps(backend(6)) && !unserved.is_served_by(backend(6)));
         assert!(!service(&[], &[4]).keeps(backend(6)));
     }
 

@@ -13,6 +13,7 @@ use crate::api::SOCKET_NAME;
 use crate::cli::CleanupArgs;
 use crate::cni::installation;
 use crate::endpoint_registry::{self, EndpointRegistry};
+use crate::handover;
 use crate::node::{Devices, Reconciler, tuning};
 use crate::supervisor::{self, SNAPSHOT_NAME};
 
@@ -59,6 +60,7 @@ pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<Ex
     for path in [
         socket,
         run_dir.join(endpoint_registry::FILE_NAME),
+        run_dir.join(handover::FILE_NAME),
         snapshot.with_added_extension(last_good::EXTENSION),
         snapshot.with_added_extension(last_good::OBJECTS_EXTENSION),
         snapshot,

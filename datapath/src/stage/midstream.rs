@@ -5,6 +5,9 @@
 //! other, the ports must speak for the one: otherwise whoever is denied a server could be taken for one that the server connected to.
 //! Where either asks for HTTP rules, nobody has judged the bytes so far: both ends are reset.
 //!
+//! Of a connection through a Service the former process may have said who began it and which backend it had
+//! ([`crate::translation::Inherited`]). Then that is the orientation, and no other is asked for.
+//!
 //! Nothing begins here. A SYN is always judged as what it is, whatever entry there is; what a pod's kernel knows no connection for
 //! it answers with a reset, which closes the entry.
 
@@ -14,9 +17,9 @@ use super::policy::{Judged, decide, report_audits};
 use super::{conntrack, reset};
 use crate::adoption::Window;
 use crate::conntrack::{Audited, Entry, EntryVerdict, InsertError, TcpState};
-use crate::flow::FlowDirection;
+use crate::flow::{FlowDirection, Peer};
 use crate::graph::{Graph, Refusal, Tracked, Transit};
-use crate::translation::{HAIRPIN_V4, HAIRPIN_V6};
+use crate::translation::{HAIRPIN_V4, HAIRPIN_V6, InheritedFlow};
 use crate::wire::packet::L4;
 use crate::wire::tcp::TcpFlags;
 use crate::xsk::Packet;
@@ -30,8 +33,13 @@ enum Outcome {
     Adopted(Tracked),
     /// No endpoint of it may have such connections, or no policy allows it.
     Foreign,
-    /// The bytes would have to be judged, to or from this interface.
-    Unjudged(EndpointKey),
+    /// The bytes would have to be judged.
+    Unjudged {
+        /// Interface that the segment would leave by.
+        receiver: EndpointKey,
+        /// The two ends as they are called there, the sender first.
+        ends: (Peer, Peer),
+    },
 }
 
 /// Takes a segment without an entry, which [`conntrack::run`] has refused.
@@ -46,11 +54,13 @@ pub fn run(
     match adopt(graph, transit)? {
         Outcome::Adopted(tracked) => return Ok(tracked),
         Outcome::Foreign => reset::answer_midstream(graph, transit, outbox),
-        Outcome::Unjudged(receiver) => {
+        Outcome::Unjudged {
+            receiver,
+            ends: (from, to),
+        } => {
             reset::answer(graph, transit, outbox);
             // Who sent it is proven of pods only.
             if transit.sender.slot.is_endpoint() {
-                let (from, to) = (transit.key.source, transit.key.destination);
                 reset::receiver(graph, transit, from, to, receiver, outbox);
             }
         }
@@ -59,6 +69,9 @@ pub fn run(
 }
 
 fn adopt(graph: &mut Graph, transit: &Transit) -> Result<Outcome, Refusal> {
+    if let Some((flow, direction)) = inherited(graph, transit) {
+        return resume(graph, transit, &flow, direction);
+    }
     let Some(receiver) = receiver_of_adopted(graph, transit)? else {
         return Ok(Outcome::Foreign);
     };
@@ -68,21 +81,12 @@ fn adopt(graph: &mut Graph, transit: &Transit) -> Result<Outcome, Refusal> {
         (forward, FlowDirection::Original),
         (backward, FlowDirection::Reply),
     ]
-    .map(|(entry, direction)| {
-        let (source, destination, outcome) = decide(&graph.snapshot, &entry);
-        // Behind the node's address on the forwarding pair may be anybody (`source_identity` there is `world`).
-        let is_masked = entry.destination.slot == Slot::FORWARD && destination == Identity::HOST;
-        let judged = outcome.ok().filter(|_| !is_masked);
-        Candidate {
-            entry,
-            direction,
-            source,
-            destination,
-            judged,
-        }
-    });
+    .map(|(entry, direction)| Candidate::new(graph, entry, direction));
     if candidates.iter().any(Candidate::is_gated) {
-        return Ok(Outcome::Unjudged(receiver));
+        return Ok(Outcome::Unjudged {
+            receiver,
+            ends: (transit.key.source, transit.key.destination),
+        });
     }
     match choose(candidates) {
         Some((candidate, judged)) => candidate.enter(graph, transit, &judged).map(Outcome::Adopted),
@@ -90,37 +94,126 @@ fn adopt(graph: &mut Graph, transit: &Transit) -> Result<Outcome, Refusal> {
     }
 }
 
+/// The connection of the former process that the segment belongs to, and which way it goes there.
+fn inherited(graph: &Graph, transit: &Transit) -> Option<(InheritedFlow, FlowDirection)> {
+    let (inherited, services) = (graph.translations.inherited(), &graph.snapshot.services);
+    let (flow, direction) = match &transit.translated {
+        Some(translated) => (
+            inherited.of_client(services, transit.sender, &translated.sent()),
+            FlowDirection::Original,
+        ),
+        None => (
+            inherited.of_backend(services, transit.sender, &transit.key),
+            FlowDirection::Reply,
+        ),
+    };
+    Some((*flow?, direction))
+}
+
+/// Goes on with a connection of the former process, if all that it depends on is as it was.
+fn resume(
+    graph: &mut Graph,
+    transit: &Transit,
+    flow: &InheritedFlow,
+    direction: FlowDirection,
+) -> Result<Outcome, Refusal> {
+    let InheritedFlow {
+        sender,
+        receiver,
+        translated,
+    } = *flow;
+    if !is_of_established(transit) {
+        return Ok(Outcome::Foreign);
+    }
+    // Interfaces are served one after the other: until then nothing is said of the connection.
+    if [sender, receiver]
+        .map(|key| graph.interfaces.get(key))
+        .contains(&None)
+    {
+        return Err(DropReason::EndpointNotReady.into());
+    }
+    let client = graph.interfaces.endpoint_at(translated.translation.client.addr());
+    let is_own = match sender.slot {
+        slot if slot.is_endpoint() => client == Some(sender),
+        slot => slot == Slot::HOST && client.is_none() && graph.translate_host,
+    };
+    let is_led_there = match direction {
+        FlowDirection::Original => conntrack::receiver(graph, transit)? == receiver,
+        FlowDirection::Reply => true,
+    };
+    let out = match direction {
+        FlowDirection::Original => receiver,
+        FlowDirection::Reply => sender,
+    };
+    if !is_own || !is_led_there || !may_go_on(graph, transit, out)? {
+        return Ok(Outcome::Foreign);
+    }
+    let mut entry = Entry::new(translated.key, sender, receiver);
+    entry.translation = Some(translated.translation);
+    entry.hairpin = translated.hairpin;
+    let mut candidate = Candidate::new(graph, entry, direction);
+    if candidate.is_gated() {
+        let ends = match direction {
+            FlowDirection::Original => (translated.key.source, translated.key.destination),
+            FlowDirection::Reply => (translated.translation.frontend, translated.translation.client),
+        };
+        return Ok(Outcome::Unjudged { receiver: out, ends });
+    }
+    let Some(judged) = candidate.judged.take() else {
+        return Ok(Outcome::Foreign);
+    };
+    if !graph.translations.has_room(sender.slot) {
+        return Err(DropReason::NoNatMapping.into());
+    }
+    let tracked = candidate.enter(graph, transit, &judged)?;
+    graph.translations.keep(sender.slot, &translated);
+    Ok(Outcome::Adopted(tracked))
+}
+
 /// Interface that the segment would leave by, if it may belong to an older connection: every local endpoint of it is adopted.
 ///
 /// # Errors
 /// `EndpointNotReady` as long as that cannot be judged: to be sent again.
 fn receiver_of_adopted(graph: &Graph, transit: &Transit) -> Result<Option<EndpointKey>, DropReason> {
-    if graph.adoptions.is_empty() || transit.translated.is_some() || transit.headers.fragment.is_some() {
+    if graph.adoptions.is_empty() || transit.translated.is_some() || !is_of_established(transit) {
         return Ok(None);
     }
-    let L4::Tcp(tcp) = transit.headers.l4 else {
-        return Ok(None);
-    };
-    let belongs =
-        tcp.flags.has(TcpFlags::ACK) && !tcp.flags.has(TcpFlags::SYN) && !tcp.flags.has(TcpFlags::RST);
     let destination = transit.key.destination.addr();
     // An answer of a pod to itself: the client's side of the translation is lost.
-    let is_hairpin = destination == HAIRPIN_V4 || destination == HAIRPIN_V6;
-    if !belongs || is_hairpin {
+    if destination == HAIRPIN_V4 || destination == HAIRPIN_V6 {
         return Ok(None);
     }
     let receiver = conntrack::receiver(graph, transit)?;
+    Ok(may_go_on(graph, transit, receiver)?.then_some(receiver))
+}
+
+/// Whether the segment is one of an established connection by its flags, and whole.
+fn is_of_established(transit: &Transit) -> bool {
+    let L4::Tcp(tcp) = transit.headers.l4 else {
+        return false;
+    };
+    let others = [TcpFlags::SYN, TcpFlags::RST];
+    transit.headers.fragment.is_none()
+        && tcp.flags.has(TcpFlags::ACK)
+        && !others.into_iter().any(|flag| tcp.flags.has(flag))
+}
+
+/// Whether the windows of both interfaces are open for the segment.
+///
+/// # Errors
+/// `EndpointNotReady` as long as that cannot be judged: to be sent again.
+fn may_go_on(graph: &Graph, transit: &Transit, receiver: EndpointKey) -> Result<bool, DropReason> {
     let windows = [transit.sender, receiver].map(|key| match key.slot.is_endpoint() {
         true => graph.adoptions.window(key, graph.clock.mono_ns),
         false => Window::Open,
     });
     let is_flooded = !transit.sender.slot.is_endpoint() && graph.adoptions.is_full_from_outside(receiver);
     if windows.contains(&Window::Closed) || is_flooded {
-        Ok(None)
+        Ok(false)
     } else if windows.contains(&Window::Waits) {
         Err(DropReason::EndpointNotReady)
     } else {
-        Ok(Some(receiver))
+        Ok(true)
     }
 }
 
@@ -136,6 +229,19 @@ struct Candidate {
 }
 
 impl Candidate {
+    fn new(graph: &Graph, entry: Entry, direction: FlowDirection) -> Self {
+        let (source, destination, outcome) = decide(&graph.snapshot, &entry);
+        // Behind the node's address on the forwarding pair may be anybody (`source_identity` there is `world`).
+        let is_masked = entry.destination.slot == Slot::FORWARD && destination == Identity::HOST;
+        Self {
+            entry,
+            direction,
+            source,
+            destination,
+            judged: outcome.ok().filter(|_| !is_masked),
+        }
+    }
+
     fn is_gated(&self) -> bool {
         self.judged
             .as_ref()

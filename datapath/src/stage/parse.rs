@@ -111,11 +111,24 @@ pub fn translate(
             L4::LaterFragment => false,
             L4::Udp { .. } | L4::Icmp { .. } => true,
         };
-        let services = &graph.snapshot.services;
-        match graph
-            .translations
-            .translate(services, &graph.conntrack, &graph.interfaces, slot, &sent, begins)
-        {
+        let (services, translations) = (&graph.snapshot.services, &graph.translations);
+        let translated = match translations.translate(
+            services,
+            &graph.conntrack,
+            &graph.interfaces,
+            slot,
+            &sent,
+            begins,
+        ) {
+            // Which backend the connection had, the former process may have said.
+            Err(DropReason::Midstream) => translations
+                .inherited()
+                .of_client(services, transit.sender, &sent)
+                .map(|flow| Some(flow.translated))
+                .ok_or(DropReason::Midstream),
+            translated => translated,
+        };
+        match translated {
             Ok(None) => {}
             Ok(Some(translated)) => {
                 transit.key = translated.key;

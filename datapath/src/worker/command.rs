@@ -13,6 +13,7 @@ use crate::capture::Capture;
 use crate::counters::Counters;
 use crate::event::FlowEvent;
 use crate::interface::InterfaceConfig;
+use crate::translation::{Inherited, TranslatedFlow};
 use crate::xsk::frame::Audit;
 use crate::xsk::{IoId, IoStatistics, PacketIo};
 
@@ -61,6 +62,13 @@ pub enum Command {
         id: IoId,
         /// Told how many frames came back.
         done: Sender<usize>,
+    },
+    /// Take over the translations of the former process; to be sent before any endpoint is attached.
+    Inherit(Inherited),
+    /// Tell which TCP connections are translated, for the process that comes next.
+    TranslatedFlows {
+        /// Gets them.
+        done: Sender<Vec<TranslatedFlow>>,
     },
     /// Count frames.
     Audit {

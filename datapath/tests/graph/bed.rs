@@ -13,6 +13,7 @@ use sluice_datapath::counters::Counters;
 use sluice_datapath::event::FlowEvent;
 use sluice_datapath::graph::GraphConfig;
 use sluice_datapath::interface::{EndpointConfig, InterfaceConfig, InterfaceKind, MacAddr};
+use sluice_datapath::translation::{Inherited, TranslatedFlow};
 use sluice_datapath::wire::checksum::Sum;
 use sluice_datapath::wire::ethernet::{EtherType, Ethernet, HEADER_LEN};
 use sluice_datapath::wire::packet::{Headers, IpHeaders, L4, TcpHeader};
@@ -271,6 +272,20 @@ impl Bed {
         self.handle.send(Command::Audit { done }).unwrap();
         self.turn();
         answered.try_recv().unwrap()
+    }
+
+    /// What this worker tells the one that comes next.
+    pub fn translated_flows(&mut self) -> Vec<TranslatedFlow> {
+        let (done, answered) = crossbeam::channel::bounded(1);
+        self.handle.send(Command::TranslatedFlows { done }).unwrap();
+        self.turn();
+        answered.try_recv().unwrap()
+    }
+
+    /// Tells this worker what the one before it said.
+    pub fn inherit(&mut self, flows: &[TranslatedFlow]) {
+        self.handle.send(Command::Inherit(Inherited::new(flows))).unwrap();
+        self.turn();
     }
 
     /// Every frame has an owner, and the worker holds none but those it means to.

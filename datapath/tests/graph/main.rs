@@ -6,6 +6,7 @@
 //! - `attacks`: what must not get through
 //! - `audit`: what passes only because an endpoint audits
 //! - `hold`: first packets of pods that are not known yet
+//! - `inherited`: connections through Services of which the former worker has told
 //! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
 //! - `midstream`: connections that are older than the worker
 //! - `services`: which backend a flow gets, and what it is told where there is none
@@ -15,6 +16,7 @@ mod audit;
 mod bed;
 mod forwarding;
 mod hold;
+mod inherited;
 mod l7;
 mod lifecycle;
 mod midstream;

@@ -15,7 +15,7 @@ use crate::bed::*;
 
 const RST: TcpFlags = TcpFlags::RST;
 
-fn adopted(pod: Pod) -> InterfaceConfig {
+pub fn adopted(pod: Pod) -> InterfaceConfig {
     let mut config = pod.config();
     if let InterfaceKind::Endpoint(endpoint) = &mut config.kind {
         endpoint.adopted = true;
@@ -24,7 +24,7 @@ fn adopted(pod: Pod) -> InterfaceConfig {
 }
 
 /// `pods` were there before the worker; B lets only A in, on port 5000, with these rules, and nobody may connect to A.
-fn bed_of(pods: &[Pod], allow: Allow, adoption: AdoptionLimits) -> Bed {
+pub fn bed_of(pods: &[Pod], allow: Allow, adoption: AdoptionLimits) -> Bed {
     let mut bed = Bed::with(GraphConfig {
         flows: 4096,
         flows_per_endpoint: 1024,
@@ -288,7 +288,7 @@ fn only_segments_of_established_connections_go_on() {
 }
 
 #[test]
-fn connection_through_a_service_is_reset_because_its_backend_is_forgotten() {
+fn connection_through_a_service_whose_backend_nobody_knows_is_reset() {
     let mut bed = bed();
     bed.serve(&[B]);
     let vip: IpAddr = VIP.parse().unwrap();
