@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,6 +20,7 @@ const EXTERNAL: &str = "203.0.113.81";
 
 struct Shop {
     lab: Lab,
+    client: Pod,
     servers: Vec<Pod>,
 }
 
@@ -27,7 +28,7 @@ impl Bed for Shop {
     fn prepare() -> Result<Self> {
         let lab = Lab::up("services")?;
         lab.run(&["agent", "start"])?;
-        lab.add_pod(CLIENT, "app=client")?;
+        let client = lab.add_pod(CLIENT, "app=client")?;
         let mut servers = Vec::new();
         for name in ["web-1", "web-2"] {
             let pod = format!("shop/{name}");
@@ -40,7 +41,7 @@ impl Bed for Shop {
                 Ok(probe.status.success().then_some(()))
             })?;
         }
-        Ok(Self { lab, servers })
+        Ok(Self { lab, client, servers })
     }
 
     fn log(&self) -> String {
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         service_without_endpoints_refuses_at_once,
         service_with_endpoints_elsewhere_only_is_silent_under_traffic_policy_local,
         terminating_endpoint_that_serves_answers_where_none_is_ready,
+        connection_through_a_service_survives_a_restart_but_not_without_its_backend_and_not_a_kill,
         nodes_own_processes_are_served_without_kube_proxy,
     ])
 }
@@ -203,8 +205,8 @@ fn terminating_endpoint_that_serves_answers_where_none_is_ready(shop: &mut Shop)
     Ok(())
 }
 
-/// Who connects to the Service, as its only endpoint at `addr` in `place` sees it; a process of the node asks.
-fn seen_by(shop: &mut Shop, place: &Netns, addr: IpAddr) -> Result<IpAddr> {
+/// A connection of `client` to the Service, whose only endpoint is at `addr` in `place`: the client's end, and the endpoint's.
+fn connected(shop: &mut Shop, client: &Netns, place: &Netns, addr: IpAddr) -> Result<(TcpStream, TcpStream)> {
     let listener = place.enter(|| TcpListener::bind(SocketAddr::new(addr, 0)))?;
     let (vip, family) = if addr.is_ipv4() {
         (VIP4, "IPv4")
@@ -225,19 +227,73 @@ endpoints: [{{addresses: ['{addr}']}}]
     );
     shop.lab.enforce(&[("web", &yaml)])?;
     let vip = SocketAddr::new(vip.parse()?, 80);
-    let mut client = shop
-        .lab
-        .node()
+    let client = client
         .enter(|| TcpStream::connect_timeout(&vip, Duration::from_secs(5)))
         .with_context(|| format!("{vip}, served at {addr}"))?;
-    let (mut server, peer) = listener.accept()?;
-    client.set_read_timeout(Some(Duration::from_secs(5)))?;
-    server.write_all(b"served")?;
-    drop(server);
-    let mut answer = String::new();
-    client.read_to_string(&mut answer)?;
-    ensure!(answer == "served", "{vip}: {answer:?}");
-    Ok(peer.ip())
+    let (server, _) = listener.accept()?;
+    for end in [&client, &server] {
+        end.set_read_timeout(Some(wait::LONG))?;
+    }
+    Ok((client, server))
+}
+
+/// Says `text` from one end to the other.
+fn say(mut from: &TcpStream, mut to: &TcpStream, text: &str) -> Result<()> {
+    from.write_all(text.as_bytes())?;
+    let mut heard = vec![0; text.len()];
+    to.read_exact(&mut heard).with_context(|| text.to_owned())?;
+    ensure!(heard == text.as_bytes(), "{text}: {heard:02x?}");
+    Ok(())
+}
+
+/// What the client says is answered with a reset.
+fn is_reset(mut client: &TcpStream) -> Result<()> {
+    client.write_all(b"anybody?")?;
+    let heard = client.read(&mut [0]).map_err(|error| error.kind());
+    ensure!(heard == Err(ErrorKind::ConnectionReset), "{heard:?}");
+    Ok(())
+}
+
+fn connection_through_a_service_survives_a_restart_but_not_without_its_backend_and_not_a_kill(
+    shop: &mut Shop,
+) -> Result<()> {
+    let (here, there) = (shop.client.netns.clone(), shop.servers[0].netns.clone());
+    for addr in shop.servers[0].addresses() {
+        let (client, server) = connected(shop, &here, &there, addr)?;
+        say(&client, &server, "before")?;
+        shop.lab.run(&["agent", "restart"])?;
+        say(&client, &server, "the client speaks first")?;
+        say(&server, &client, "and is answered")?;
+        shop.lab.run(&["agent", "restart"])?;
+        say(&server, &client, "the server speaks first")?;
+        say(&client, &server, "and is answered")?;
+
+        shop.lab.run(&["agent", "restart"])?;
+        shop.lab
+            .enforce(&[("web", &web("", &[(&shop.servers[1], "")]))])?;
+        is_reset(&client).context("its backend was removed")?;
+
+        let (client, server) = connected(shop, &here, &there, addr)?;
+        say(&client, &server, "before")?;
+        shop.lab.run(&["agent", "kill"])?;
+        shop.lab.run(&["agent", "start"])?;
+        is_reset(&client).context("nobody has told of its backend")?;
+        drop(server);
+    }
+    shop.lab.agent().expect_balanced_frames()
+}
+
+/// Who connects to the Service, as its only endpoint at `addr` in `place` sees it; a process of the node asks, and its connection
+/// survives a restart.
+fn seen_by(shop: &mut Shop, place: &Netns, addr: IpAddr) -> Result<IpAddr> {
+    let node = shop.lab.node();
+    let (client, server) = connected(shop, &node, place, addr)?;
+    say(&server, &client, "served")?;
+    shop.lab
+        .run(&["agent", "restart", "--", "--kube-proxy-replacement"])?;
+    say(&client, &server, "still here?")?;
+    say(&server, &client, "still here")?;
+    Ok(server.peer_addr()?.ip())
 }
 
 fn nodes_own_processes_are_served_without_kube_proxy(shop: &mut Shop) -> Result<()> {

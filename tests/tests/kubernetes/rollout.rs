@@ -1,5 +1,7 @@
 //! `kubectl rollout restart daemonset/sluice` while pods talk.
 
+use std::iter;
+
 use anyhow::{Context, Result, ensure};
 use sluice_e2e::suite::Case;
 use sluice_e2e::{cases, wait};
@@ -62,14 +64,22 @@ class Echo(socketserver.StreamRequestHandler):
 socketserver.ThreadingTCPServer((\"\", 7), Echo).serve_forever()
 ";
 
-/// Says a line to every argument's port 7 each 0.1 s and waits for it; prints `ADDRESS N` when /tmp/stop is there, or
-/// `ADDRESS lost` with what has happened.
+/// Says a line to every argument's port 7 each 0.1 s and waits for it, by a connection per argument; prints `ADDRESS N` when
+/// /tmp/stop is there, or `ADDRESS lost` with what has happened.
 const TALK: &str = "\
 import os, socket, sys, threading, time
 def say(*words): print(\" \".join(map(str, words)) + \"\\n\", end=\"\", flush=True)
+def connect(address):
+    # The Service may not be served yet.
+    until = time.time() + 30
+    while True:
+        try: return socket.create_connection((address, 7), 5)
+        except OSError:
+            if time.time() > until: raise
+            time.sleep(0.1)
 def talk(address):
     try:
-        s = socket.create_connection((address, 7), 5)
+        s = connect(address)
         s.settimeout(20)
         file, lines = s.makefile(\"rw\"), 0
         say(address, \"connected\")
@@ -89,13 +99,17 @@ print(\"done\", flush=True)
 time.sleep(3600)
 ";
 
+/// Connections through the ClusterIP of the web servers.
+const THROUGH_SERVICE: usize = 6;
+
 struct Load {
     /// Address and node of each web server.
     webs: Vec<(String, String)>,
 }
 
-/// Web servers on every node, `friend` on the first node that runs `script` on them, and a policy that lets only it in.
-fn load(bed: &mut Installed, script: &str) -> Result<Load> {
+/// Web servers on every node behind the Service `webs`, `friend` on the first node that runs `script` on each of them, and on the
+/// Service so many times, and a policy that lets only it in.
+fn load(bed: &mut Installed, script: &str, through_service: usize) -> Result<Load> {
     bed.namespace(NAMESPACE)?;
     let nodes = bed.nodes.clone();
     bed.cluster
@@ -111,7 +125,16 @@ fn load(bed: &mut Installed, script: &str) -> Result<Load> {
     for (name, node) in names.iter().zip(&nodes) {
         webs.push((bed.address(NAMESPACE, name)?.to_string(), node.clone()));
     }
-    let addresses: Vec<&str> = webs.iter().map(|(address, _)| address.as_str()).collect();
+    bed.cluster.apply(&format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: webs, namespace: {NAMESPACE}}}\n\
+         spec:\n  selector: {{app: web}}\n  ports: [{{port: 7}}]\n---\n"
+    ))?;
+    let service = bed.get(&["-n", NAMESPACE, "service", "webs"])?;
+    let cluster_ip = service["spec"]["clusterIP"].as_str().context("clusterIP")?;
+    let addresses = webs.iter().map(|(address, _)| address.as_str());
+    let addresses: Vec<&str> = addresses
+        .chain(iter::repeat_n(cluster_ip, through_service))
+        .collect();
     let addresses = addresses.join(" ");
     bed.pods(
         NAMESPACE,
@@ -160,7 +183,7 @@ fn rollout_restart_leaves_a_gap_of_at_most_two_seconds(bed: &mut Installed) -> R
 
 /// Returns the longest time without a new connection.
 fn restart_under_load(bed: &mut Installed) -> Result<f64> {
-    let load = load(bed, LOAD)?;
+    let load = load(bed, LOAD, 0)?;
     restart(bed)?;
     let mut longest: f64 = 0.0;
     for line in result(bed, "friend")? {
@@ -197,11 +220,12 @@ fn restart_under_load(bed: &mut Installed) -> Result<f64> {
 }
 
 fn rollout_restart_leaves_l4_connections_alive(bed: &mut Installed) -> Result<()> {
-    let load = load(bed, TALK)?;
+    let load = load(bed, TALK, THROUGH_SERVICE)?;
+    let connections = load.webs.len() + THROUGH_SERVICE;
     let is_connected = |log: &str| log.lines().filter(|line| line.ends_with("connected")).count();
     wait::until("the friend is connected to all", wait::LONG, || {
         let log = bed.kubectl(&["-n", NAMESPACE, "logs", "friend"])?;
-        Ok((is_connected(&log) == load.webs.len()).then_some(()))
+        Ok((is_connected(&log) == connections).then_some(()))
     })?;
     restart(bed)?;
     let lines = result(bed, "friend")?;
@@ -212,9 +236,8 @@ fn rollout_restart_leaves_l4_connections_alive(bed: &mut Installed) -> Result<()
         .collect();
     ensure!(
         lost.is_empty(),
-        "{} of {} connections: {lost:?}",
-        lost.len(),
-        load.webs.len()
+        "{} of {connections} connections: {lost:?}",
+        lost.len()
     );
     bed.leave_namespace(NAMESPACE)
 }
