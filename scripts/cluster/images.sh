@@ -86,6 +86,7 @@ stage_image() {
       stage_program "$root" "$(command -v nc.openbsd)" /usr/bin/nc
       stage_program "$root" "$(command -v dig)" /usr/bin/dig
       stage_program "$root" "$(command -v nslookup)" /usr/bin/nslookup
+      stage_program "$root" "$(command -v getent)" /usr/bin/getent
       # A name server that specs configure, and what `porter` serves TLS with.
       cp "$BIN/coredns" "$root/coredns"
       cp "$(go_select && cd "$MODULE" && go list -m -f '{{.Dir}}' k8s.io/kubernetes)"/test/images/agnhost/porter/localhost.{crt,key} "$root/"
