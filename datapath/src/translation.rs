@@ -39,6 +39,10 @@ pub const NODE_CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd73, 0x6c75, 0x6963, 0x650
 /// First port that a client's own port may be replaced with, where two of its flows would look alike to a backend.
 const FIRST_REMAPPED_PORT: u16 = 61_001;
 
+/// How long a datagram may be an answer after the last question, seconds. Where another node has translated the question, it has forgotten
+/// so after 30 s (`nf_conntrack_udp_timeout`): what is sent to its NodePort from then on begins something new there, and must be judged so.
+const ANSWER_S: u32 = 25;
+
 /// Ports tried before the flow is refused.
 const REMAP_TRIES: u16 = 16;
 
@@ -157,24 +161,21 @@ impl Translations {
         }
         let known = known.filter(|_| !is_tcp);
         let service = match services.lookup(sent.destination.addr(), sent.destination.port, sent.protocol) {
-            ServiceLookup::Service(service) => service,
+            ServiceLookup::Service(service) => Some(service),
             // The flow goes on without its Service, as a connection does.
-            _ if known.is_some() => return Ok(known.copied()),
+            _ if known.is_some() => None,
             ServiceLookup::NotService => return Ok(None),
             ServiceLookup::NoSuchPort => return Err(DropReason::IsClusterIp),
         };
+        // Before what the port has asked of the Service itself: who asks it now is answered.
+        if self.goes_on_untranslated(conntrack, sent, begins) {
+            return Ok(None);
+        }
+        let Some(service) = service else {
+            return Ok(known.copied());
+        };
         if let Some(known) = known.filter(|known| service.keeps(backend_of(known))) {
             return Ok(Some(*known));
-        }
-        // What answers a client that has this address and port by chance, as one behind a node that masquerades may, and a connection
-        // from before the Service was known: both go on as what they are.
-        let goes_on = match conntrack.lookup(sent, conntrack.hash(sent)) {
-            Some((_, FlowDirection::Reply)) => !is_tcp || !begins,
-            Some((_, FlowDirection::Original)) => is_tcp && !begins,
-            None => false,
-        };
-        if goes_on {
-            return Ok(None);
         }
         if is_tcp && !begins {
             return Err(DropReason::Midstream);
@@ -184,6 +185,21 @@ impl Translations {
         }
         self.choose(service, conntrack, interfaces, sender, sent)
             .map(Some)
+    }
+
+    /// Whether `sent` goes on as what it is though it is sent to a service: it answers a client that has this address and port by chance,
+    /// as one behind a node that masquerades may, or it is of a connection from before the Service was known.
+    fn goes_on_untranslated(&self, conntrack: &Conntrack, sent: &FlowKey, begins: bool) -> bool {
+        let Some((id, direction)) = conntrack.lookup(sent, conntrack.hash(sent)) else {
+            return false;
+        };
+        if sent.protocol == Protocol::TCP {
+            return !begins;
+        }
+        let is_asked = conntrack
+            .get(id)
+            .is_some_and(|entry| entry.asked_ago_s(self.now_s) < ANSWER_S);
+        direction == FlowDirection::Reply && is_asked
     }
 
     /// A backend for a new flow, and a client port by which the backend can tell it from others.

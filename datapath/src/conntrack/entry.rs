@@ -83,6 +83,9 @@ pub struct Entry {
     pub window: TcpWindow,
     /// Whether a reply has been seen (UDP and ICMP live longer then).
     pub replied: bool,
+    /// How long before the last packet the last one of the original direction was, seconds up to 255. Not when it was: an entry is three
+    /// cache lines.
+    pub asked_before_s: u8,
     /// Whether both directions belong to one pod reached through its own Service (policy skips it).
     pub hairpin: bool,
     /// Index of the flow's L7 state, if it has one.
@@ -114,10 +117,27 @@ impl Entry {
             hairpin: false,
             l7: None,
             last_seen_s: 0,
+            asked_before_s: 0,
             hash: 0,
             generation: 0,
             live: false,
         }
+    }
+
+    /// Takes note of a packet that passes.
+    pub fn passed(&mut self, direction: FlowDirection, now_s: u32) {
+        self.asked_before_s = match direction {
+            FlowDirection::Original => 0,
+            FlowDirection::Reply => u8::try_from(self.asked_ago_s(now_s)).unwrap_or(u8::MAX),
+        };
+        self.replied |= direction == FlowDirection::Reply;
+        self.last_seen_s = now_s;
+    }
+
+    /// How long ago the last packet of the original direction was, seconds; beyond 255 at least so long.
+    #[must_use]
+    pub fn asked_ago_s(&self, now_s: u32) -> u32 {
+        u32::from(self.asked_before_s) + now_s.saturating_sub(self.last_seen_s)
     }
 
     pub(super) fn vacant() -> Self {

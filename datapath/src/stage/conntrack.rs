@@ -110,8 +110,7 @@ pub fn settle(graph: &mut Graph, transit: &Transit, id: EntryId, direction: Flow
         }
     }
     entry.tcp = tcp;
-    entry.replied |= direction == FlowDirection::Reply;
-    entry.last_seen_s = now;
+    entry.passed(direction, now);
 }
 
 /// A packet must come by the interface that its side of the flow is at.

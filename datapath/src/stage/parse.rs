@@ -1,8 +1,9 @@
 //! Parse: bytes to headers, source guard, ARP and neighbour discovery answered, checksum judged, service translated.
 
-use policy::{DropReason, EndpointKey, Identity, Protocol, Slot};
+use policy::{DropReason, EndpointKey, Frontend, Identity, Protocol, ServiceLookup, Slot};
 
 use super::{neighbour, reset, source_guard};
+use crate::adoption::Window;
 use crate::event::{FlowEvent, FlowEventKind};
 use crate::flow::{FlowKey, Peer};
 use crate::graph::{Graph, Refusal, Transit};
@@ -94,6 +95,17 @@ fn fragment_checksum(headers: &IpHeaders, linear: &[u8]) -> L4Checksum {
     }
 }
 
+/// Whether a segment to a NodePort may be of a connection without that Service, which is older than the worker.
+fn may_be_answer(graph: &Graph, sender: EndpointKey, sent: &FlowKey) -> bool {
+    let found = graph
+        .snapshot
+        .services
+        .lookup(sent.destination.addr(), sent.destination.port, sent.protocol);
+    let is_node_port =
+        matches!(found, ServiceLookup::Service(service) if service.frontend == Frontend::NodePort);
+    is_node_port && graph.adoptions.window(sender, graph.clock.mono_ns) != Window::Closed
+}
+
 /// Names the packet's flow and translates it if its destination is a service.
 pub fn translate(
     graph: &mut Graph,
@@ -121,11 +133,17 @@ pub fn translate(
             begins,
         ) {
             // Which backend the connection had, the former process may have said.
-            Err(DropReason::Midstream) => translations
-                .inherited()
-                .of_client(services, transit.sender, &sent)
-                .map(|flow| Some(flow.translated))
-                .ok_or(DropReason::Midstream),
+            Err(DropReason::Midstream) => {
+                match translations
+                    .inherited()
+                    .of_client(services, transit.sender, &sent)
+                {
+                    Some(flow) => Ok(Some(flow.translated)),
+                    // Perhaps no Service's at all, but an answer to who has this port by chance: as such the midstream stage takes it.
+                    None if may_be_answer(graph, transit.sender, &sent) => Ok(None),
+                    None => Err(DropReason::Midstream),
+                }
+            }
             translated => translated,
         };
         match translated {

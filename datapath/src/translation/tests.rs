@@ -240,3 +240,37 @@ fn segment_without_connection_is_not_translated() {
     );
     assert_eq!(to, Err(DropReason::Midstream));
 }
+
+#[test]
+fn datagram_is_an_answer_for_a_while_only_after_the_last_question() {
+    let mut f = Fixture::new();
+    let mut service = service(&["10.244.0.5"]);
+    service.key.protocol = Protocol::UDP;
+    let services = ServiceTable::new([service]);
+    let mut answer = sent("10.244.0.7", 53, 80);
+    answer.protocol = Protocol::UDP;
+    let here = EndpointKey {
+        slot: CLIENT,
+        generation: SlotGeneration(1),
+    };
+    let question = Entry::new(answer.reversed(), here, here);
+    let id = f.conntrack.insert(question, 100).unwrap();
+    // Answers keep the entry, but are no questions.
+    let is_untranslated = |f: &mut Fixture, now_s| {
+        f.translations.begin_batch(now_s);
+        let (conntrack, interfaces) = (&f.conntrack, &f.interfaces);
+        let translated = f
+            .translations
+            .translate(&services, conntrack, interfaces, CLIENT, &answer, true);
+        translated.unwrap().is_none()
+    };
+    for (now_s, is_answer) in [(100, true), (112, true), (124, true), (125, false), (126, false)] {
+        assert_eq!(is_untranslated(&mut f, now_s), is_answer, "{now_s}");
+        let entry = f.conntrack.get_mut(id).unwrap();
+        entry.passed(FlowDirection::Reply, now_s);
+    }
+    let entry = f.conntrack.get_mut(id).unwrap();
+    entry.passed(FlowDirection::Original, 400);
+    assert!(is_untranslated(&mut f, 424));
+    assert!(!is_untranslated(&mut f, 425));
+}

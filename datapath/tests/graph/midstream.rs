@@ -12,6 +12,7 @@ use sluice_datapath::interface::{InterfaceConfig, InterfaceKind};
 use sluice_datapath::wire::tcp::TcpFlags;
 
 use crate::bed::*;
+use crate::services::serve_by_another_node;
 
 const RST: TcpFlags = TcpFlags::RST;
 
@@ -216,6 +217,26 @@ fn connection_of_a_pod_that_was_added_is_reset_even_with_an_adopted_one() {
         let mut bed = bed_of(pods, Allow::Plain, AdoptionLimits::default());
         is_reset(&mut bed, &Conn::new(A, B, 5000));
     }
+}
+
+/// A node that masquerades takes any port for a client of its own: the server may speak first after the restart.
+#[test]
+fn server_goes_on_with_a_client_whose_port_is_a_node_port_by_chance() {
+    let mut bed = Bed::new();
+    bed.detach(B.key());
+    bed.attach(adopted(B));
+    serve_by_another_node(&mut bed, C);
+    let mut conn = Conn::between(FORWARD, OUTSIDE.parse().unwrap(), B.key(), B.v4(), 5000);
+    conn.client.port = 30_008;
+    bed.send(B.key(), &conn.by_server(DATA, b"answer"));
+    assert_eq!(bed.got_one(FORWARD).tcp().destination_port, 30_008);
+    assert!(bed.got_nothing());
+    // Whoever was not there before the worker has no such connections.
+    conn.server.key = A.key();
+    conn.server.addr = A.v4();
+    bed.send(A.key(), &conn.by_server(DATA, b"answer"));
+    assert!(bed.got_one(A.key()).tcp().flags.has(RST));
+    assert!(bed.got_nothing());
 }
 
 #[test]

@@ -328,7 +328,7 @@ fn node_port_balancer_and_host_port_lead_to_backends_and_the_nodes_other_ports_t
 }
 
 /// OUTSIDE is another node, which has NodePorts 30008/TCP and 30053/UDP.
-fn serve_by_another_node(bed: &mut Bed, backend: Pod) {
+pub fn serve_by_another_node(bed: &mut Bed, backend: Pod) {
     let reached = |port, protocol| Service {
         frontend: Frontend::NodePort,
         ..service("bed/web", at("0.0.0.0", port, protocol), &[backend])
@@ -385,6 +385,21 @@ fn answers_to_a_client_whose_port_is_a_node_port_by_chance_are_not_translated() 
     // Its own questions are.
     bed.send(B.key(), &udp(B.v4(), 1000, outside, 30_053, b"query"));
     assert_eq!(bed.got_one(C.key()).ip.source, B.v4());
+}
+
+#[test]
+fn answer_goes_to_who_asks_whatever_its_port_has_asked_of_the_service_before() {
+    let mut bed = Bed::new();
+    serve_by_another_node(&mut bed, C);
+    let outside: IpAddr = OUTSIDE.parse().unwrap();
+    let answer = udp(B.v4(), 53, outside, 30_053, b"answer");
+    bed.send(B.key(), &answer);
+    assert_eq!(bed.got_one(C.key()).ip.source, B.v4(), "nobody has asked");
+    bed.send(FORWARD, &udp(outside, 30_053, B.v4(), 53, b"query"));
+    bed.got_one(B.key());
+    bed.send(B.key(), &answer);
+    assert_eq!(bed.got_one(FORWARD).ip.destination, outside);
+    assert!(bed.got_nothing());
 }
 
 #[test]
