@@ -10,9 +10,10 @@ run_in_node() {
   "$SCRIPTS/cluster.sh" node-exec "$node" -- "$@"
 }
 
-# Bytes that the agent on node $1 has received from the API server, over the connections that it has now.
+# Bytes that the agent on node $1 has received from the API server, by its own address or the Service's, over the connections that it
+# has now.
 agent_bytes() {
-  run_in_node "$1" ss -tniHp dst "$CONTROL_IP4" | awk -v pid="pid=$(agent_pid "$1")," '
+  run_in_node "$1" ss -tniHp '( dport = :443 or dport = :6443 )' | awk -v pid="pid=$(agent_pid "$1")," '
     /users:/ { is_agent = index($0, pid) > 0 }
     is_agent && match($0, /bytes_received:[0-9]+/) { sum += substr($0, RSTART + 15, RLENGTH - 15) }
     END { print sum + 0 }'
@@ -52,7 +53,8 @@ cluster_scale() {
   done
   (cd "$ROOT" && PATH=$PATH:$HOME/.cargo/bin cargo build --quiet --locked --workspace --bins) || die "scale: no cluster-population"
   idle_rss=$(agent_kib "$node")
-  trap 'population remove "$pods" "$policies"' EXIT
+  # shellcheck disable=SC2064 # the numbers are local
+  trap "population remove $pods $policies" EXIT
   started=$SECONDS
   say "creating $pods pods and $policies policies"
   population create "$pods" "$policies"

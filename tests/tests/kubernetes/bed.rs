@@ -202,8 +202,8 @@ impl Installed {
         self.delete_namespace(name)?;
         self.namespaces.insert(name.to_owned());
         self.kubectl(&["create", "namespace", name])?;
-        // Pods are refused until it is there.
-        wait::until("the namespace has its service account", wait::LONG, || {
+        // Pods are refused until it is there. After an outage the controller that makes it comes back late.
+        wait::until("the namespace has its service account", 4 * wait::LONG, || {
             let found = self
                 .cluster
                 .try_kubectl(&["-n", name, "get", "serviceaccount", "default"])?;
