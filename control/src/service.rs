@@ -344,11 +344,11 @@ impl ControlHandle {
     }
 
     /// Pods that the API server has on this node, with addresses and not finished, that no endpoint is; `None` where another source
-    /// is followed, or before everything was listed.
+    /// is followed, before everything was listed, and while the server is away: it does not tell of pods that have ended.
     #[must_use]
     pub fn pods_without_endpoint(&self) -> Option<BTreeSet<PodName>> {
         let state = self.shared.state();
-        let is_told = self.shared.wanted.is_some() && state.synced;
+        let is_told = self.shared.wanted.is_some() && state.synced && state.stale_since.is_none();
         is_told.then(|| state.index.pods_without_endpoint().cloned().collect())
     }
 

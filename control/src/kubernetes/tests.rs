@@ -23,6 +23,8 @@ struct Server {
     /// What its lists hold; its watches tell of nothing.
     pods: Vec<Value>,
     namespaces: Vec<Value>,
+    /// Whether it answers nothing.
+    is_away: bool,
     /// Paths of single objects that were asked for, and when.
     asked: Vec<(String, Instant)>,
 }
@@ -34,6 +36,7 @@ impl Default for Server {
             objects: BTreeMap::new(),
             pods: Vec::new(),
             namespaces: vec![db],
+            is_away: false,
             asked: Vec::new(),
         }
     }
@@ -58,7 +61,7 @@ impl Server {
             let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items});
             answer(StatusCode::OK, &list)
         };
-        if query.contains("watch=true") {
+        if query.contains("watch=true") || self.is_away {
             return None;
         }
         Some(match path {
@@ -247,4 +250,8 @@ async fn pods_of_this_node_that_are_no_endpoint_are_told() {
     assert_eq!(names(&control), Some(vec!["db/a".to_owned()]));
     attach(&control, 8, "a");
     assert_eq!(names(&control), Some(vec![]));
+    server.lock().unwrap().is_away = true;
+    until("nobody tells", || names(&control).is_none()).await;
+    server.lock().unwrap().is_away = false;
+    until("they are told again", || names(&control).is_some()).await;
 }
