@@ -103,6 +103,7 @@ record() {
 }
 
 main() {
+  unset -v FOCUS SKIP PROCS # those of the environment are somebody else's
   local suite=netpol list=0 results='' against='' recorded=0 kubeconfig passed failed broken
   if (($#)) && [[ $1 != -* ]]; then
     suite=$1

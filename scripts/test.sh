@@ -24,8 +24,8 @@ Usage: scripts/test.sh [--quick | --cluster]
 
 Runs all tests (about 40 minutes on two cores, most of it compiling) and prints a summary; exits 0 if all have passed.
   --quick     leave out what needs root: nothing is installed and no network namespace is made
-  --cluster   only those on a real Kubernetes (scripts/cluster.sh), which is started for them and removed: the long ones, too
-              (some 75 minutes), with kube-proxy in each mode, behind the CNI plugins ptp and bridge, and the chart's
+  --cluster   only those on a real Kubernetes (scripts/cluster.sh), which is started for them and removed: the long ones, too,
+              with kube-proxy in each mode, behind the CNI plugins ptp and bridge, and the chart's
 
 Logs: target/test-logs. Environment: SLUICE_BIN (a built sluice for the end-to-end tests: no release build then).
 USAGE
