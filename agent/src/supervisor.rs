@@ -23,7 +23,7 @@ use anyhow::{Context, bail};
 use control::{ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig};
 use datapath::graph::GraphConfig;
 use policy::{EndpointKey, Frontend, PodName, Slot, Snapshot};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
@@ -129,6 +129,8 @@ struct Supervisor {
     reconciler: Reconciler,
     devices: Devices,
     monitor: NodeMonitor,
+    terminate: Signal,
+    interrupt: Signal,
     dataplane: Dataplane,
     control: ControlHandle,
     warnings: BTreeMap<Slot, Vec<String>>,
@@ -198,7 +200,11 @@ impl Supervisor {
             ..ControlConfig::default()
         })
         .await;
+        // Before the former agent's connections are taken: told to end from here on, it hands over what it took.
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let mut supervisor = Self {
+            terminate,
+            interrupt,
             node_name,
             source,
             pod_tuning: args.pod_tuning,
@@ -249,8 +255,6 @@ impl Supervisor {
         snapshots.mark_changed();
         // The first tick is now.
         let mut ticks = tokio::time::interval(RECONCILE);
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => self.obey(command).await,
@@ -277,8 +281,8 @@ impl Supervisor {
                     self.unenforced.has_adopted();
                     self.look_for_unenforced();
                 }
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = self.terminate.recv() => return Ok(()),
+                _ = self.interrupt.recv() => return Ok(()),
             }
         }
     }
