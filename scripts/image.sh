@@ -9,8 +9,8 @@ export PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
 
 IMAGE=sluice:dev
 OUT=target/image
-# What `agent/src/node/tuning.rs` runs; `ip` is for `sluice sysdump`.
-TOOLS=(ethtool tc nsenter unshare sh mount ip nft)
+# What `agent/src/node/{tuning,napi}.rs` run; `ip` is for `sluice sysdump`.
+TOOLS=(ethtool tc nsenter unshare sh mount chrt ip nft)
 
 usage() {
   cat <<'USAGE'

@@ -69,7 +69,8 @@ Agent
 
 Measurements
   bench http|tcp [--seconds N] [--rounds N] [--mtu N]
-                                  one JSON line per case: sluice, the same without a dataplane, and their ratio
+                                  one JSON line per case: sluice, the same without a dataplane, and their ratio;
+                                  http restarts the agent, with the flags of each case
 
 Environment: SLUICE_LAB (name of the lab, default sluice-lab), SLUICE_BIN (default target/release/sluice).
 USAGE

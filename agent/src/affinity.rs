@@ -6,7 +6,7 @@
 use std::io;
 
 use anyhow::{Context, bail};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 /// Takes the last CPU from the calling thread, and from those that it will make; returns which.
 ///
@@ -28,9 +28,17 @@ pub fn set_aside() -> anyhow::Result<usize> {
 /// # Errors
 /// The kernel refuses.
 pub fn pin(cpu: usize) -> io::Result<()> {
+    pin_thread(None, cpu)
+}
+
+/// Has another thread run on one CPU; `None` is the calling one.
+///
+/// # Errors
+/// There is no such thread, or the kernel refuses.
+pub fn pin_thread(thread: Option<Pid>, cpu: usize) -> io::Result<()> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu);
-    Ok(sched_setaffinity(None, &cpus)?)
+    Ok(sched_setaffinity(thread, &cpus)?)
 }
 
 #[cfg(test)]

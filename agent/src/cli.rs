@@ -179,9 +179,10 @@ pub struct AgentArgs {
     /// Give the last CPU that the agent may run on to the worker, and the others to everything else of the agent
     #[arg(long)]
     pub pin_worker: bool,
-    /// That CPU, once it is set aside.
-    #[arg(skip)]
-    pub worker_cpu: Option<usize>,
+    /// Receive what pods send in kernel threads on the worker's CPU (threaded NAPI of the pods' host ends), in batches while the worker
+    /// waits, and not in the sender's own time: for nodes of few CPUs. The agent must see the node's processes (hostPID)
+    #[arg(long, requires = "pin_worker")]
+    pub worker_napi: bool,
     /// What to tune the ends of pods' veths for: bulk throughput, or short requests and few cores
     #[arg(long, value_enum, default_value_t = PodTuning::Throughput)]
     pub pod_tuning: PodTuning,

@@ -7,14 +7,13 @@ use agent::affinity;
 use agent::cli::{Cli, Command};
 use clap::Parser;
 
-fn run(mut cli: Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // Before there are other threads.
-    if let Command::Agent(args) = &mut cli.command
-        && args.pin_worker
-    {
-        args.worker_cpu = Some(affinity::set_aside()?);
-    }
-    tokio::runtime::Runtime::new()?.block_on(agent::command::run(cli))
+    let worker_cpu = match &cli.command {
+        Command::Agent(args) if args.pin_worker => Some(affinity::set_aside()?),
+        _ => None,
+    };
+    tokio::runtime::Runtime::new()?.block_on(agent::command::run(cli, worker_cpu))
 }
 
 fn main() -> ExitCode {

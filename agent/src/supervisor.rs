@@ -66,12 +66,12 @@ const POD_INTERFACE: &str = "eth0";
 ///
 /// # Errors
 /// It cannot start, or the node refuses what it cannot do without.
-pub async fn run(run_dir: &Path, args: AgentArgs) -> anyhow::Result<ExitCode> {
+pub async fn run(run_dir: &Path, args: AgentArgs, worker_cpu: Option<usize>) -> anyhow::Result<ExitCode> {
     log::init();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
     let _lock = lock(run_dir).await?;
     let (state, commands) = AgentState::new();
-    let mut supervisor = Supervisor::start(run_dir, &args, state.clone()).await?;
+    let mut supervisor = Supervisor::start(run_dir, &args, worker_cpu, state.clone()).await?;
     let server = Server::bind(run_dir)?;
     let metrics = MetricsServer::bind(args.metrics_address).await?;
     let worker = supervisor.dataplane.worker().clone();
@@ -118,6 +118,8 @@ struct Supervisor {
     /// Where policies come from, for people.
     source: String,
     pod_tuning: PodTuning,
+    /// Where what pods send is received, if not in softirqs.
+    napi_cpu: Option<usize>,
     /// `--policy-audit-mode`.
     audit: bool,
     /// `--exclude-namespace`.
@@ -145,7 +147,12 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn start(run_dir: &Path, args: &AgentArgs, state: AgentState) -> anyhow::Result<Self> {
+    async fn start(
+        run_dir: &Path,
+        args: &AgentArgs,
+        worker_cpu: Option<usize>,
+        state: AgentState,
+    ) -> anyhow::Result<Self> {
         let devices = Devices::new()?;
         // Before anything on the node is touched.
         if args.kubernetes || args.cni.cni_conf_dir.is_some() || args.cni.cni_bin_dir.is_some() {
@@ -162,7 +169,7 @@ impl Supervisor {
             frames: args.umem_frames,
             huge_pages: args.umem_huge_pages,
             spin: Duration::from_micros(u64::from(args.spin_us)),
-            cpu: args.worker_cpu,
+            cpu: worker_cpu,
             graph: GraphConfig {
                 translate_host: args.kube_proxy_replacement,
                 ..GraphConfig::default()
@@ -208,6 +215,7 @@ impl Supervisor {
             node_name,
             source,
             pod_tuning: args.pod_tuning,
+            napi_cpu: worker_cpu.filter(|_| args.worker_napi),
             audit: args.policy_audit_mode,
             excluded: args.excluded_namespaces.iter().cloned().collect(),
             kube_proxy_replacement: args.kube_proxy_replacement,

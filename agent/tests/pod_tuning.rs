@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
+use agent::node::napi;
 use agent::node::tuning::{TuningError, TuningStep, tune};
 use nix::sched::{CloneFlags, unshare};
 
@@ -73,6 +74,29 @@ fn offloads_queue_and_threaded_napi_are_set_and_failures_are_told() {
         "{enter} unshare --mount sh -c 'mount -t sysfs sysfs /sys && cat /sys/class/net/eth0/threaded'"
     );
     assert_eq!(output(&threaded).trim(), "1");
+
+    // A veth has NAPI while it has GRO or XDP.
+    output("ethtool -K veth0 gro on");
+    assert_eq!(runtime.block_on(napi::place("veth0", Some(0))), Ok(()));
+    let threads = "grep -l '(napi/veth0-[0-9]*) . 2 ' /proc/[0-9]*/stat 2>/dev/null | cut -d/ -f3";
+    let thread = output(threads);
+    let thread = thread.trim();
+    assert!(thread.parse::<u32>().is_ok(), "one thread: {thread:?}");
+    assert!(output(&format!("taskset -cp {thread}")).ends_with(": 0\n"));
+    assert!(output(&format!("chrt -p {thread}")).contains("SCHED_BATCH"));
+    assert_eq!(runtime.block_on(napi::place("veth0", None)), Ok(()));
+    assert_eq!(output(&format!("{threads}; true")), "");
+    // Refused before the interface is left to threads that run anywhere.
+    assert!(matches!(
+        runtime.block_on(napi::place("veth0", Some(1023))),
+        Err(TuningError::Placement { .. })
+    ));
+    assert_eq!(output(&format!("{threads}; true")), "");
+    output("ethtool -K veth0 gro off");
+    assert!(matches!(
+        runtime.block_on(napi::place("veth0", Some(0))),
+        Err(TuningError::Failed { tool: "unshare", .. })
+    ));
 
     let outcome = runtime.block_on(tune("veth9", None, "eth0", true));
     assert!(matches!(

@@ -208,21 +208,16 @@ bench_report() {
      mode: $mode, cpu: $cpu, cpus: $cpus, kernel: $kernel, command: $command}'
 }
 
-# Tunes the ends of two pods as the agent's --pod-tuning $3 does: NAPI with GRO in a thread, or neither.
-bench_tune() {
-  local netns threaded=0
-  if [[ $3 == throughput ]]; then threaded=1; fi
-  for netns in "$1" "$2"; do
-    in_netns "$netns" ethtool -K eth0 gro on
-    # shellcheck disable=SC2016 # expanded by the inner shell
-    nsenter --net="/run/netns/$netns" unshare --mount \
-      sh -c 'mount -t sysfs sysfs /sys && echo "$0" >/sys/class/net/eth0/threaded' "$threaded"
-    ((threaded)) || in_netns "$netns" ethtool -K eth0 gro off
-  done
+# The agent's flags for each profile. `tuned` is for nodes where the worker shares few CPUs with the pods.
+bench_profile() {
+  case $1 in
+    tuned) printf '%s\n' --pod-tuning latency --pin-worker --worker-napi ;;
+    latency | throughput) printf '%s\n' --pod-tuning "$1" ;;
+  esac
 }
 
 bench_http() {
-  local seconds=$1 rounds=$2 mtu=$3 round server client server_ip variant
+  local seconds=$1 rounds=$2 mtu=$3 round server client server_ip variant profile flags profiles=(tuned latency throughput)
   client=$(pod_field "$(existing_pod "$BENCH_CLIENT")" netns)
   server=$(pod_field "$(existing_pod "$BENCH_SERVER")" netns)
   server_ip=$(pod_field "$(existing_pod "$BENCH_SERVER")" ip4)
@@ -236,14 +231,17 @@ bench_http() {
   bench_serve sluice-l7 "$server" "$client" "$server_ip" nginx -c "$BENCH_DIR/sluice-l7.conf"
   for ((round = 0; round < rounds; round++)); do
     bench_wrk direct "$LAB-direct-client" "$DIRECT4_SERVER" "$seconds"
-    bench_tune "$client" "$server" latency
-    bench_wrk sluice-l7-latency "$client" "$server_ip" "$seconds"
-    bench_tune "$client" "$server" throughput
-    bench_wrk sluice-l7-throughput "$client" "$server_ip" "$seconds"
+    for profile in "${profiles[@]}"; do
+      mapfile -t flags < <(bench_profile "$profile")
+      "$SCRIPTS/lab.sh" agent restart -- "${flags[@]}"
+      bench_wrk "sluice-l7-$profile" "$client" "$server_ip" "$seconds"
+    done
   done
-  local command="wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker, threaded NAPI and GRO"
-  bench_report http-keepalive-32-latency requests/s direct sluice-l7-latency "$command off as with --pod-tuning latency"
-  bench_report http-keepalive-32-throughput requests/s direct sluice-l7-throughput "$command on as with --pod-tuning throughput"
+  for profile in "${profiles[@]}"; do
+    mapfile -t flags < <(bench_profile "$profile")
+    bench_report "http-keepalive-32-$profile" requests/s direct "sluice-l7-$profile" \
+      "wrk -t 1 -c 32 -d ${seconds}s, nginx with 1 worker, sluice agent ${flags[*]}"
+  done
 }
 
 bench_tcp() {

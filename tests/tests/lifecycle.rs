@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use policy::DropReason;
 use serde_json::json;
 use sluice_e2e::fence::{self, fence};
@@ -84,6 +84,7 @@ fn main() -> ExitCode {
         cleanup_leaves_nothing_behind,
         killed_agent_lets_nothing_pass,
         restarted_agent_lets_traffic_pass_again,
+        pods_received_in_threads_on_the_workers_cpu_are_guarded_until_an_agent_without_them_comes,
         established_connection_survives_a_restart_and_one_under_http_rules_is_reset,
         restarted_agent_enforces_the_persisted_policy_without_its_manifests,
         new_policy_cuts_an_established_connection,
@@ -297,6 +298,75 @@ fn restarted_agent_lets_traffic_pass_again(bed: &mut Lifecycle) -> Result<()> {
     bed.is_guarded()?;
     bed.lab.run(&["agent", "restart"])?;
     bed.is_guarded()?;
+    bed.lab.agent().expect_balanced_frames()
+}
+
+/// `(CPUs, policy)` of the kernel threads that receive what comes by an interface of the node.
+fn napi_threads(interface: &str) -> Result<Vec<(String, String)>> {
+    let mut threads = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let folder = entry?.path();
+        // Processes come and go meanwhile.
+        let Ok(stat) = fs::read_to_string(folder.join("stat")) else {
+            continue;
+        };
+        let Some((name, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")) else {
+            continue;
+        };
+        if !name.starts_with(&format!("napi/{interface}-")) {
+            continue;
+        }
+        let status = fs::read_to_string(folder.join("status"))?;
+        let cpus = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        // Field 41 (proc_pid_stat(5)); the third is the first behind the name.
+        let policy = rest.split(' ').nth(41 - 3).context("policy")?;
+        threads.push((cpus.context("CPUs")?.trim().to_owned(), policy.to_owned()));
+    }
+    Ok(threads)
+}
+
+fn pods_received_in_threads_on_the_workers_cpu_are_guarded_until_an_agent_without_them_comes(
+    bed: &mut Lifecycle,
+) -> Result<()> {
+    const SCHED_BATCH: &str = "3";
+    bed.guarded()?;
+    bed.lab
+        .run(&["agent", "restart", "--", "--pin-worker", "--worker-napi"])?;
+    let late = bed.lab.add_pod("app/late", "role=friend")?;
+    let pods = [
+        bed.server.veth.clone(),
+        bed.friend.veth.clone(),
+        bed.stranger.veth.clone(),
+        late.veth.clone(),
+    ];
+    let mut cpus = BTreeSet::new();
+    for veth in &pods {
+        let threads = napi_threads(veth)?;
+        let [(cpu, policy)] = threads.as_slice() else {
+            bail!("{veth} is received by {threads:?}");
+        };
+        ensure!(policy == SCHED_BATCH, "{veth}: policy {policy}");
+        cpus.insert(cpu.clone());
+    }
+    let one: Vec<u32> = cpus.iter().filter_map(|cpu| cpu.parse().ok()).collect();
+    ensure!(one.len() == 1 && cpus.len() == 1, "not one CPU: {cpus:?}");
+    bed.is_guarded()?;
+    let mut client = http::Client::connect(&late.netns, bed.server.at4(HTTP_PORT))?;
+    for _ in 0..1000 {
+        ensure!(client.get("/")? == Response::served("/"));
+    }
+    drop(bed.http.take_requests());
+    bed.lab.agent().expect_balanced_frames()?;
+
+    bed.lab.run(&["agent", "restart"])?;
+    for veth in &pods {
+        let threads = napi_threads(veth)?;
+        ensure!(threads.is_empty(), "{veth} is still received by {threads:?}");
+    }
+    bed.is_guarded()?;
+    bed.lab.run(&["pod", "del", "app/late"])?;
     bed.lab.agent().expect_balanced_frames()
 }
 

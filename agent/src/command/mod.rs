@@ -19,14 +19,14 @@ use serde::Serialize;
 
 use crate::cli::{Cli, Command};
 
-/// Runs one command.
+/// Runs one command; `worker_cpu` was set aside for the worker of `sluice agent`.
 ///
 /// # Errors
 /// Whatever there is to tell the user.
-pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+pub async fn run(cli: Cli, worker_cpu: Option<usize>) -> anyhow::Result<ExitCode> {
     let run_dir = &cli.run_dir;
     match cli.command {
-        Command::Agent(args) => crate::supervisor::run(run_dir, args).await,
+        Command::Agent(args) => crate::supervisor::run(run_dir, args, worker_cpu).await,
         Command::Status(args) => status::run(run_dir, &args).await,
         Command::Endpoint(command) => endpoint::run(run_dir, command).await,
         Command::Flows(args) => flows::run(run_dir, args).await,

@@ -12,6 +12,7 @@ pub mod device;
 mod link;
 mod masquerade;
 pub mod monitor;
+pub mod napi;
 pub mod reconciler;
 mod route;
 mod rule;

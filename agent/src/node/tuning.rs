@@ -34,6 +34,8 @@ pub enum TuningStep {
     PodReceiveOffload,
     /// Threaded NAPI at the pod's end: its TCP stack runs in a thread of its own and not inside the worker's `sendto`.
     PodThreadedNapi,
+    /// Threaded NAPI at the host's end, on the worker's CPU ([`super::napi`]).
+    HostThreadedNapi,
 }
 
 impl fmt::Display for TuningStep {
@@ -43,6 +45,7 @@ impl fmt::Display for TuningStep {
             Self::HostQueue => "pfifo on the host veth",
             Self::PodReceiveOffload => "GRO in the pod",
             Self::PodThreadedNapi => "threaded NAPI in the pod",
+            Self::HostThreadedNapi => "threaded NAPI of the host veth",
         })
     }
 }
@@ -74,6 +77,15 @@ pub enum TuningError {
     Timeout {
         /// Program name.
         tool: &'static str,
+    },
+    /// Nobody of the kernel's threads has the interface in its name.
+    #[error("no kernel thread is seen: the agent must be in the node's PID namespace (hostPID)")]
+    NoKernelThread,
+    /// The kernel thread cannot be given the CPU.
+    #[error("the kernel thread cannot be placed: {reason}")]
+    Placement {
+        /// The reason.
+        reason: std::io::ErrorKind,
     },
 }
 
@@ -129,6 +141,22 @@ pub async fn tune(
     outcome
 }
 
+// sysfs shows the interfaces of the namespace in which it was mounted, so it is mounted anew, out of everybody's sight.
+// The pod's containers make it read-only for everybody: what is set already must not be written.
+const THREADED: &str = r#"mount -t sysfs sysfs /sys && file=/sys/class/net/$0/threaded && read -r now <"$file" &&
+        { [ "$now" = "$1" ] || echo "$1" >"$file"; }"#;
+
+/// The command that gives an interface's NAPI threads, or takes them away.
+fn threaded_command(interface: &str, threaded: bool) -> [&str; 7] {
+    let value = if threaded { "1" } else { "0" };
+    ["unshare", "--mount", "sh", "-c", THREADED, interface, value]
+}
+
+/// Gives the NAPI of an interface of the calling thread's network namespace threads, or takes them away.
+pub(super) async fn set_threaded(interface: &str, threaded: bool) -> Result<(), TuningError> {
+    run("unshare", &threaded_command(interface, threaded)[1..]).await
+}
+
 /// Makes one setting at the pod's end.
 async fn tune_pod(
     step: TuningStep,
@@ -136,19 +164,10 @@ async fn tune_pod(
     pod_interface: &str,
     threaded: bool,
 ) -> Result<(), TuningError> {
-    // sysfs shows the interfaces of the namespace in which it was mounted, so it is mounted anew, out of everybody's sight.
-    // The pod's containers make it read-only for everybody: what is set already must not be written.
-    const THREADED: &str = r#"mount -t sysfs sysfs /sys && file=/sys/class/net/$0/threaded && read -r now <"$file" &&
-        { [ "$now" = "$1" ] || echo "$1" >"$file"; }"#;
     let mut enter = std::ffi::OsString::from("--net=");
     enter.push(netns);
     let command: &[&str] = match (step, threaded) {
-        (TuningStep::PodThreadedNapi, true) => {
-            &["unshare", "--mount", "sh", "-c", THREADED, pod_interface, "1"]
-        }
-        (TuningStep::PodThreadedNapi, false) => {
-            &["unshare", "--mount", "sh", "-c", THREADED, pod_interface, "0"]
-        }
+        (TuningStep::PodThreadedNapi, _) => &threaded_command(pod_interface, threaded),
         (_, true) => &["ethtool", "-K", pod_interface, "gro", "on"],
         (_, false) => &["ethtool", "-K", pod_interface, "gro", "off"],
     };
@@ -156,7 +175,7 @@ async fn tune_pod(
     run("nsenter", command).await
 }
 
-/// Takes the settings of the host's end back: the default queue, and TSO as the driver begins with.
+/// Takes the settings of the host's end back: the default queue, TSO as the driver begins with, and NAPI in softirqs.
 pub async fn restore(host_interface: &str) -> TuningOutcome {
     vec![
         (
@@ -167,10 +186,14 @@ pub async fn restore(host_interface: &str) -> TuningOutcome {
             TuningStep::HostQueue,
             run("tc", ["qdisc", "del", "dev", host_interface, "root"]).await,
         ),
+        (
+            TuningStep::HostThreadedNapi,
+            set_threaded(host_interface, false).await,
+        ),
     ]
 }
 
-async fn run<A: AsRef<OsStr>>(
+pub(super) async fn run<A: AsRef<OsStr>>(
     tool: &'static str,
     arguments: impl IntoIterator<Item = A>,
 ) -> Result<(), TuningError> {

@@ -12,7 +12,8 @@ use crate::api::status::EndpointStatus;
 use crate::api::{ApiError, ErrorCode};
 use crate::cli::PodTuning;
 use crate::endpoint_registry::{Attachment, AuditMode, Endpoint, EndpointSpec, RegistryError};
-use crate::node::tuning;
+use crate::node::napi;
+use crate::node::tuning::{self, TuningStep};
 
 impl Supervisor {
     /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
@@ -145,6 +146,12 @@ impl Supervisor {
                     warnings.push(format!("{step}: {error}"));
                 }
             }
+        }
+        // An interface that was there may have the former agent's threads.
+        if (self.napi_cpu.is_some() || adopted)
+            && let Err(error) = napi::place(&spec.interface, self.napi_cpu).await
+        {
+            warnings.push(format!("{}: {error}", TuningStep::HostThreadedNapi));
         }
         self.warnings.insert(endpoint.key.slot, warnings);
         Ok(())
