@@ -91,6 +91,12 @@ impl Adoptions {
         });
     }
 
+    /// Whether an adopted endpoint has no policy yet.
+    #[must_use]
+    pub fn any_waits(&self) -> bool {
+        self.endpoints.values().any(|adopted| adopted.until_ns.is_none())
+    }
+
     /// Whether nobody's window is or will be open.
     #[must_use]
     pub fn is_empty(&self) -> bool {

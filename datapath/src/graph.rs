@@ -11,7 +11,7 @@ mod transit;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
-use policy::{DropReason, EndpointKey, Identity, Slot, Snapshot};
+use policy::{DropReason, EndpointKey, Identity, Revision, Slot, Snapshot};
 
 use crate::adoption::{AdoptionLimits, Adoptions};
 use crate::capture::Capture;
@@ -31,6 +31,9 @@ use crate::wire::ethernet::{self, EtherType, Ethernet};
 use crate::xsk::{FRAME_CAPACITY, Frames, Packet};
 
 pub use self::transit::{Decided, Refusal, Tracked, Transit};
+
+/// Windows of adopted endpoints that what was inherited may wait for policies, at most.
+const LONGEST_WAIT: u64 = 10;
 
 /// Limits of a graph's tables. Memory is taken at start: see `ARCHITECTURE.md`, memory.
 #[derive(Debug, Clone)]
@@ -191,13 +194,19 @@ impl Graph {
     pub fn begin(&mut self, clock: Clock) {
         self.clock = clock;
         self.translations.begin_batch(clock.seconds());
-        self.translations.inherited_mut().expire(clock.mono_ns);
+        let inherited = self.translations.inherited_mut();
+        if inherited.waits() && self.snapshot.revision != Revision(0) && !self.adoptions.any_waits() {
+            inherited.begin(clock.mono_ns.saturating_add(self.adoptions.window_ns()));
+        }
+        inherited.expire(clock.mono_ns);
     }
 
-    /// Takes over the translations of the former process, for as long as an adopted endpoint's connections may go on.
+    /// Takes over the translations of the former process, for as long as an adopted endpoint's connections may go on from when
+    /// the policies of all are known.
     pub fn inherit(&mut self, inherited: Inherited) {
-        let until_ns = self.clock.mono_ns.saturating_add(self.adoptions.window_ns());
-        self.translations.inherit(inherited, until_ns);
+        let longest = self.adoptions.window_ns().saturating_mul(LONGEST_WAIT);
+        self.translations
+            .inherit(inherited, self.clock.mono_ns.saturating_add(longest));
     }
 
     /// The translated TCP connections, for the process that comes next.

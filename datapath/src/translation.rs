@@ -281,10 +281,10 @@ impl Translations {
         }
     }
 
-    /// Takes over what the former process has translated, until `until_ns` of the worker's clock.
+    /// Takes over what the former process has translated, at most until `until_ns` of the worker's clock.
     pub fn inherit(&mut self, inherited: Inherited, until_ns: u64) {
         self.inherited = inherited;
-        self.inherited.until_ns = until_ns;
+        self.inherited.wait(until_ns);
     }
 
     /// The inherited translations that no connection was heard of yet.

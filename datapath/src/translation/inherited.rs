@@ -105,7 +105,9 @@ pub struct Inherited {
     /// The same by what the client sends: keys of `flows`.
     sent: HashMap<(Slot, FlowKey), FlowKey>,
     /// When they are of no use any more, nanoseconds of the worker's clock.
-    pub(super) until_ns: u64,
+    until_ns: u64,
+    /// Whether their time is the one that an adopted endpoint's connections have.
+    has_begun: bool,
 }
 
 impl Inherited {
@@ -116,6 +118,7 @@ impl Inherited {
             flows: HashMap::with_capacity(flows.len()),
             sent: HashMap::with_capacity(flows.len()),
             until_ns: 0,
+            has_begun: false,
         };
         for flow in flows.iter().map(TranslatedFlow::inherit) {
             let (key, sent) = (flow.translated.key, (flow.sender.slot, flow.translated.sent()));
@@ -184,6 +187,23 @@ impl Inherited {
             .retain(|_, flow| flow.sender != gone && flow.receiver != gone);
         let flows = &self.flows;
         self.sent.retain(|_, key| flows.contains_key(key));
+    }
+
+    /// They were taken over; at `until_ns` of the worker's clock they are forgotten, whatever is known by then.
+    pub(super) fn wait(&mut self, until_ns: u64) {
+        self.until_ns = until_ns;
+    }
+
+    /// Whether they still wait for the policies that say how they may go on.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.is_empty() && !self.has_begun
+    }
+
+    /// Policies are known: from here on their time counts.
+    pub fn begin(&mut self, until_ns: u64) {
+        self.until_ns = self.until_ns.min(until_ns);
+        self.has_begun = true;
     }
 
     /// Forgets everything once its time is up.

@@ -307,6 +307,44 @@ fn answer_of_a_backend_that_is_gone_reaches_its_client_in_no_services_name() {
 }
 
 #[test]
+fn time_counts_from_when_the_policies_of_all_are_known_but_not_for_ever() {
+    let window = Duration::from_millis(200);
+    let limits = AdoptionLimits {
+        window_ns: window.as_nanos().try_into().unwrap(),
+        ..AdoptionLimits::default()
+    };
+    for is_known in [true, false] {
+        let (mut through, flows) = handed_over();
+        let mut bed = bed_of(&[], Allow::Plain, limits);
+        serve(&mut bed, web(&[B.v4()]));
+        let rules = std::mem::take(&mut bed.rules);
+        bed.publish();
+        for pod in [A, B] {
+            bed.detach(pod.key());
+            bed.attach(adopted(pod));
+        }
+        bed.inherit(&flows);
+        let inherited = Instant::now();
+        let wait = if is_known { window } else { window * 10 };
+        while inherited.elapsed() <= wait {
+            bed.turn();
+        }
+        let left = bed.worker.graph().translations().inherited().len();
+        if !is_known {
+            assert_eq!(left, 0);
+            continue;
+        }
+        assert_eq!(left, 1, "nobody knows yet whether it may go on");
+        bed.rules = rules;
+        let published = Instant::now();
+        bed.publish();
+        if published.elapsed() < window {
+            through.client_says(&mut bed, b"x");
+        }
+    }
+}
+
+#[test]
 fn connection_is_reset_when_its_time_is_up() {
     let window = Duration::from_millis(200);
     let limits = AdoptionLimits {
@@ -318,6 +356,8 @@ fn connection_is_reset_when_its_time_is_up() {
     serve(&mut bed, web(&[B.v4()]));
     bed.inherit(&flows);
     assert_eq!(bed.worker.graph().translations().inherited().len(), 1);
+    // From here on their time counts.
+    bed.turn();
     let inherited = Instant::now();
     while inherited.elapsed() <= window {
         bed.turn();
