@@ -285,6 +285,7 @@ impl Supervisor {
                 _ = ticks.tick() => {
                     self.reconcile().await;
                     self.sweep().await;
+                    self.retry_cut_off().await;
                     self.adopt_cached().await;
                     self.unenforced.has_adopted();
                     self.look_for_unenforced();

@@ -8,8 +8,10 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use datapath::loader::Loader;
 use policy::DropReason;
 use serde_json::json;
 use sluice_e2e::fence::{self, fence};
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         restarted_agent_lets_traffic_pass_again,
         pods_received_in_threads_on_the_workers_cpu_are_guarded_until_an_agent_without_them_comes,
         established_connection_survives_a_restart_and_one_under_http_rules_is_reset,
+        pod_that_another_xdp_program_keeps_from_being_served_is_cut_off_until_it_is_gone,
         restarted_agent_enforces_the_persisted_policy_without_its_manifests,
         new_policy_cuts_an_established_connection,
         removed_policy_lets_everything_pass_again,
@@ -367,6 +370,58 @@ fn pods_received_in_threads_on_the_workers_cpu_are_guarded_until_an_agent_withou
     }
     bed.is_guarded()?;
     bed.lab.run(&["pod", "del", "app/late"])?;
+    bed.lab.agent().expect_balanced_frames()
+}
+
+fn pod_that_another_xdp_program_keeps_from_being_served_is_cut_off_until_it_is_gone(
+    bed: &mut Lifecycle,
+) -> Result<()> {
+    bed.guarded()?;
+    let (friend, pins) = (bed.friend.veth.clone(), bed.lab.dir().join("bpf"));
+    bed.lab.run(&["agent", "kill"])?;
+    let name = format!("xdp_native-*-{friend}");
+    let removed = bed.lab.on_node(&[
+        "find",
+        &pins.display().to_string(),
+        "-name",
+        &name,
+        "-print",
+        "-delete",
+    ])?;
+    ensure!(removed.lines().count() == 1, "pins of {friend}: {removed:?}");
+    let other = pins.join("other");
+    let result = (|| {
+        bed.lab.node().enter(|| -> Result<()> {
+            // Its sockets' slots are empty: it drops everything.
+            let index = nix::net::if_::if_nametoindex(friend.as_str())?;
+            Loader::open(&other)?.attach(index, &friend, 0, 1)?;
+            Ok(())
+        })?;
+        bed.lab.run(&["agent", "start"])?;
+        let is_served = || -> Result<bool> {
+            let status = bed.lab.agent().status()?;
+            let of_friend = status
+                .endpoints
+                .iter()
+                .find(|e| e.pod.to_string() == bed.friend.name);
+            Ok(of_friend.context("no endpoint")?.is_ready)
+        };
+        ensure!(!is_served()?, "served behind another program");
+        for address in bed.server.at(HTTP_PORT) {
+            let connected = bed
+                .friend
+                .netns
+                .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)));
+            ensure!(connected.is_err(), "not cut off");
+        }
+        Loader::remove_all(&other)?;
+        wait::until("the pod is served", 2 * wait::LONG, || {
+            Ok(is_served()?.then_some(()))
+        })
+    })();
+    Loader::remove_all(&other)?;
+    result?;
+    bed.is_guarded()?;
     bed.lab.agent().expect_balanced_frames()
 }
 

@@ -32,15 +32,31 @@ impl Supervisor {
                 self.release(&endpoint.spec.interface);
                 continue;
             }
-            if let Err(error) = self.attach(&endpoint, true).await {
-                tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
-                self.warnings
-                    .entry(endpoint.key.slot)
-                    .or_default()
-                    .push(format!("{error:#}"));
-            }
+            self.take_up(&endpoint).await;
         }
         self.reconcile().await;
+    }
+
+    /// Serves an endpoint of the registry. As long as that fails, its pod is cut off.
+    async fn take_up(&mut self, endpoint: &Endpoint) {
+        if let Err(error) = self.attach(endpoint, true).await {
+            tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
+            self.warnings
+                .insert(endpoint.key.slot, vec![format!("{error:#}")]);
+        }
+    }
+
+    /// Tries again to serve the endpoints that could not be: what was in the way may be gone.
+    pub(super) async fn retry_cut_off(&mut self) {
+        let cut_off: Vec<Endpoint> = self
+            .registry
+            .endpoints()
+            .filter(|endpoint| self.dataplane.attached(endpoint.key).is_none())
+            .cloned()
+            .collect();
+        for endpoint in &cut_off {
+            self.take_up(endpoint).await;
+        }
     }
 
     /// `adopted`: its pod was there before the agent.
