@@ -21,7 +21,7 @@ REFUSED=(
   policyEnforcementMode=always policyEnforcementMode=never crds.install=maybe umem.frames=255 umem.frames=65537
   worker.spinMicroseconds=1000001 podTuning=fast updateStrategy.rollingUpdate.maxSurge=1 image.digest=abc unknownValue=1
   cni.confPath=etc/cni cni.exclusive=true prometheus.serviceMonitor.enabled=true
-  'worker.dedicatedCPUs=2,resources.limits.cpu=2' operator.replicas=0
+  'worker.dedicatedCPUs=2,resources.limits.cpu=2' 'worker.dedicatedCPUs=1,worker.napi=true' operator.replicas=0
   kubeProxyReplacement=true 'excludeNamespaces={Storage}'
 )
 

@@ -51,6 +51,8 @@ more for policies by the ten thousand, of which two generations exist while one 
 {{- $cpus := int64 .Values.worker.dedicatedCPUs }}
 {{- if and .Values.resources $cpus }}
 {{- fail "resources and worker.dedicatedCPUs: set one of them" }}
+{{- else if and .Values.worker.napi (eq $cpus 1) }}
+{{- fail "worker.napi: the worker has a CPU to itself and worker.dedicatedCPUs is 1: 2 are needed, or 0" }}
 {{- else if .Values.resources }}
 {{- toYaml .Values.resources }}
 {{- else if $cpus -}}
