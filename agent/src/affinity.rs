@@ -5,22 +5,22 @@
 
 use std::io;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
-/// Takes the last CPU from the calling thread, and from those that it will make; returns which.
+/// Takes the last CPU from the calling thread, and from those that it will make; returns which. `None` where there is only one.
 ///
 /// # Errors
-/// There is one CPU only, or the kernel refuses.
-pub fn set_aside() -> anyhow::Result<usize> {
+/// The kernel refuses.
+pub fn set_aside() -> anyhow::Result<Option<usize>> {
     let mut cpus = sched_getaffinity(None).context("CPUs of the agent")?;
     let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| cpus.is_set(*cpu));
     let Some(last) = last.filter(|_| cpus.count() > 1) else {
-        bail!("--pin-worker needs two CPUs, and the agent may use one only");
+        return Ok(None);
     };
     cpus.unset(last);
     sched_setaffinity(None, &cpus).context("CPUs of the agent")?;
-    Ok(last)
+    Ok(Some(last))
 }
 
 /// Has the calling thread run on one CPU.
@@ -41,6 +41,12 @@ pub fn pin_thread(thread: Option<Pid>, cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(thread, &cpus)?)
 }
 
+/// Whether a thread runs on that CPU only.
+#[must_use]
+pub fn is_pinned(thread: Pid, cpu: usize) -> bool {
+    sched_getaffinity(Some(thread)).is_ok_and(|cpus| cpus.count() == 1 && cpus.is_set(cpu))
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -51,18 +57,19 @@ mod tests {
     fn worker_alone_has_the_cpu_that_was_set_aside() {
         let all = sched_getaffinity(None).unwrap();
         let outcome = thread::spawn(move || {
-            let cpu = set_aside()?;
+            let Some(cpu) = set_aside()? else {
+                return Ok(None);
+            };
             let others = sched_getaffinity(None)?;
             let worker = thread::spawn(move || pin(cpu).and_then(|()| Ok(sched_getaffinity(None)?)));
-            anyhow::Ok((cpu, others, worker.join().unwrap()?))
+            anyhow::Ok(Some((cpu, others, worker.join().unwrap()?)))
         })
         .join()
         .unwrap();
-        if all.count() == 1 {
-            assert!(outcome.unwrap_err().to_string().contains("--pin-worker"));
+        let Some((cpu, others, worker)) = outcome.unwrap() else {
+            assert_eq!(all.count(), 1);
             return;
-        }
-        let (cpu, others, worker) = outcome.unwrap();
+        };
         assert!(all.is_set(cpu) && !others.is_set(cpu) && others.count() == all.count() - 1);
         assert!(worker.is_set(cpu) && worker.count() == 1);
     }

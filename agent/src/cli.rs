@@ -176,11 +176,13 @@ pub struct AgentArgs {
     /// How long an idle worker spins before it sleeps, microseconds: more is lower latency and more CPU
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub spin_us: u32,
-    /// Give the last CPU that the agent may run on to the worker, and the others to everything else of the agent
+    /// Give the last CPU that the agent may run on to the worker, and the others to everything else of the agent; with one CPU only, a
+    /// warning
     #[arg(long)]
     pub pin_worker: bool,
     /// Receive what pods send in kernel threads on the worker's CPU (threaded NAPI of the pods' host ends), in batches while the worker
-    /// waits, and not in the sender's own time: for nodes of few CPUs. The agent must see the node's processes (hostPID)
+    /// waits, and not in the sender's own time: for nodes of few CPUs, and pods that do not mean to flood. The agent must see the node's
+    /// processes (hostPID)
     #[arg(long, requires = "pin_worker")]
     pub worker_napi: bool,
     /// What to tune the ends of pods' veths for: bulk throughput, or short requests and few cores

@@ -79,6 +79,16 @@ pub struct Attached {
     pub mode: XdpMode,
 }
 
+/// What the worker serves in a slot, or was told to.
+#[derive(Debug)]
+struct Served {
+    key: EndpointKey,
+    io: IoId,
+    attached: Attached,
+    /// Whether all of it is done: packets flow.
+    is_open: bool,
+}
+
 /// Size of the dataplane.
 #[derive(Debug, Clone)]
 pub struct DataplaneConfig {
@@ -101,7 +111,7 @@ pub struct Dataplane {
     factory: SocketFactory,
     worker: WorkerHandle,
     thread: Option<JoinHandle<()>>,
-    attached: BTreeMap<Slot, (EndpointKey, IoId, Attached)>,
+    served: BTreeMap<Slot, Served>,
     next_io: u32,
     /// Owns the UMEM's descriptor; carries no packets.
     _keeper: XskIo,
@@ -141,7 +151,7 @@ impl Dataplane {
             factory,
             worker: handle,
             thread: Some(thread),
-            attached: BTreeMap::new(),
+            served: BTreeMap::new(),
             next_io: 1,
             _keeper: keeper,
         })
@@ -225,10 +235,40 @@ impl Dataplane {
         device: &Device,
         mode: XdpMode,
     ) -> Result<(), DataplaneError> {
+        let key = config.key;
+        // What an earlier attempt could not take back.
+        if let Some(left) = self.served.get(&key.slot) {
+            self.stop(left.key)?;
+        }
         let id = IoId(self.next_io);
         self.next_io = self.next_io.checked_add(1).ok_or(DataplaneError::Exhausted)?;
         let io = retry(|| self.factory.open(id, &device.name, 0))?;
-        let fd = io.fd();
+        let served = Served {
+            key,
+            io: id,
+            attached: Attached {
+                device: device.clone(),
+                mode,
+            },
+            is_open: false,
+        };
+        // Before the worker is told: it may do what nobody hears of in time.
+        self.served.insert(key.slot, served);
+        if let Err(error) = self.open_slot(config, io) {
+            if let Err(left) = self.stop(key) {
+                tracing::error!(error = %left, slot = key.slot.0, "cannot take back what the worker was told");
+            }
+            return Err(error);
+        }
+        if let Some(served) = self.served.get_mut(&key.slot) {
+            served.is_open = true;
+        }
+        Ok(())
+    }
+
+    /// Gives the worker the socket, then the slot of the map to the socket.
+    fn open_slot(&mut self, config: InterfaceConfig, io: XskIo) -> Result<(), DataplaneError> {
+        let (slot, fd) = (config.key.slot, io.fd());
         let (done, answer) = channel::bounded(1);
         self.worker.send(Command::Attach {
             config,
@@ -238,19 +278,8 @@ impl Dataplane {
         answer
             .recv_timeout(ANSWER)
             .map_err(|_late| DataplaneError::NoAnswer)?;
-        self.attached.insert(
-            config.key.slot,
-            (
-                config.key,
-                id,
-                Attached {
-                    device: device.clone(),
-                    mode,
-                },
-            ),
-        );
         if let Some(fd) = fd {
-            self.loader.set_socket(config.key.slot.0.into(), &fd)?;
+            self.loader.set_socket(slot.0.into(), &fd)?;
         }
         Ok(())
     }
@@ -260,10 +289,10 @@ impl Dataplane {
     /// # Errors
     /// [`DataplaneError`] when the worker does not answer. An interface that is not served is no error.
     pub fn stop(&mut self, key: EndpointKey) -> Result<(), DataplaneError> {
-        let Some((_, id, _)) = self.attached.get(&key.slot).filter(|(served, ..)| *served == key) else {
+        let Some(served) = self.served.get(&key.slot).filter(|served| served.key == key) else {
             return Ok(());
         };
-        let id = *id;
+        let id = served.io;
         if let Err(error) = self.loader.clear_socket(key.slot.0.into()) {
             // The slot empties itself when the socket closes below.
             tracing::debug!(%error, slot = key.slot.0, "slot was empty");
@@ -273,7 +302,7 @@ impl Dataplane {
         let io = answer
             .recv_timeout(ANSWER)
             .map_err(|_late| DataplaneError::NoAnswer)?;
-        self.attached.remove(&key.slot);
+        self.served.remove(&key.slot);
         drop(io);
         let (done, answer) = channel::bounded(1);
         self.worker.send(Command::Reclaim { id, done })?;
@@ -303,18 +332,18 @@ impl Dataplane {
     /// The interface that a slot serves.
     #[must_use]
     pub fn attached(&self, key: EndpointKey) -> Option<&Attached> {
-        self.attached
+        self.served
             .get(&key.slot)
-            .filter(|(served, ..)| *served == key)
-            .map(|(_, _, attached)| attached)
+            .filter(|served| served.key == key && served.is_open)
+            .map(|served| &served.attached)
     }
 
     /// Name of the interface in a slot.
     #[must_use]
     pub fn interface_name(&self, slot: Slot) -> Option<&str> {
-        self.attached
+        self.served
             .get(&slot)
-            .map(|(_, _, attached)| attached.device.name.as_str())
+            .map(|served| served.attached.device.name.as_str())
     }
 
     /// Frames and rings, counted by the worker.
@@ -335,6 +364,14 @@ impl Dataplane {
     /// [`DataplaneError::Command`] when the worker cannot be reached.
     pub fn inherit(&self, flows: &[TranslatedFlow]) -> Result<(), DataplaneError> {
         Ok(self.worker.send(Command::Inherit(Inherited::new(flows)))?)
+    }
+
+    /// Tells the worker that every endpoint of the former agent is served that can be.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Command`] when the worker cannot be reached.
+    pub fn adoption_ends(&self) -> Result<(), DataplaneError> {
+        Ok(self.worker.send(Command::AdoptionEnds)?)
     }
 
     /// The translated connections, for the next agent.

@@ -10,7 +10,7 @@ use clap::Parser;
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // Before there are other threads.
     let worker_cpu = match &cli.command {
-        Command::Agent(args) if args.pin_worker => Some(affinity::set_aside()?),
+        Command::Agent(args) if args.pin_worker => affinity::set_aside()?,
         _ => None,
     };
     tokio::runtime::Runtime::new()?.block_on(agent::command::run(cli, worker_cpu))

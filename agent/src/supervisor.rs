@@ -11,7 +11,7 @@ mod status;
 mod sweep;
 mod unenforced;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::{self, File, TryLockError};
 use std::net::IpAddr;
 use std::path::Path;
@@ -26,6 +26,7 @@ use policy::{EndpointKey, Frontend, PodName, Slot, Snapshot};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
+use tokio::time::MissedTickBehavior;
 
 use self::cni::Runtime;
 use self::unenforced::Unenforced;
@@ -137,13 +138,15 @@ struct Supervisor {
     control: ControlHandle,
     warnings: BTreeMap<Slot, Vec<String>>,
     node_warnings: Vec<String>,
-    /// Why nothing of the former agent's connections through Services is known.
-    handover_problem: Option<String>,
+    /// What went wrong at the start, and stays so.
+    start_warnings: Vec<String>,
     repairs: u64,
     /// ClusterIPs that the last pass over the node's state led to the worker.
     served: BTreeSet<IpAddr>,
     runtime: Runtime,
     unenforced: Unenforced,
+    /// Endpoints of the former agent that could not be served yet; the one that has waited longest comes first.
+    cut_off: VecDeque<EndpointKey>,
 }
 
 impl Supervisor {
@@ -229,15 +232,21 @@ impl Supervisor {
             control,
             warnings: BTreeMap::new(),
             node_warnings: Vec::new(),
-            handover_problem: None,
+            start_warnings: Vec::new(),
             repairs: 0,
             served: BTreeSet::new(),
             runtime: Runtime::new(&args.cni),
             unenforced: Unenforced::default(),
+            cut_off: VecDeque::new(),
         };
+        if args.pin_worker && worker_cpu.is_none() {
+            let warning = "the agent may use one CPU only: its worker has none to itself";
+            supervisor.start_warnings.push(warning.to_owned());
+        }
         supervisor.inherit(run_dir);
         supervisor.attach_pairs().await?;
         supervisor.adopt().await;
+        supervisor.dataplane.adoption_ends()?;
         let published = Arc::clone(&supervisor.control.snapshots().borrow_and_update());
         supervisor.publish(published);
         Ok(supervisor)
@@ -263,6 +272,7 @@ impl Supervisor {
         snapshots.mark_changed();
         // The first tick is now.
         let mut ticks = tokio::time::interval(RECONCILE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => self.obey(command).await,
@@ -287,6 +297,7 @@ impl Supervisor {
                     self.sweep().await;
                     self.retry_cut_off().await;
                     self.adopt_cached().await;
+                    self.place_napi().await;
                     self.unenforced.has_adopted();
                     self.look_for_unenforced();
                 }

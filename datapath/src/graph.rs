@@ -101,6 +101,7 @@ pub struct Graph {
     pub(crate) fragments: FragmentTable<Transit>,
     pub(crate) holds: HoldTable<Transit>,
     pub(crate) adoptions: Adoptions,
+    all_adopted: bool,
     /// Whether held packets were not judged by the snapshot yet.
     snapshot_is_new: bool,
     /// Scratch of the fragment stage.
@@ -139,6 +140,7 @@ impl Graph {
             fragments: FragmentTable::new(FragmentLimits::default()),
             holds: HoldTable::new(config.hold),
             adoptions: Adoptions::new(config.adoption),
+            all_adopted: false,
             snapshot_is_new: false,
             released: Vec::with_capacity(32),
             l7: L7Flows::new(config.l7_flows),
@@ -195,7 +197,8 @@ impl Graph {
         self.clock = clock;
         self.translations.begin_batch(clock.seconds());
         let inherited = self.translations.inherited_mut();
-        if inherited.waits() && self.snapshot.revision != Revision(0) && !self.adoptions.any_waits() {
+        let is_known = self.all_adopted && self.snapshot.revision != Revision(0);
+        if inherited.waits() && is_known && !self.adoptions.any_waits() {
             inherited.begin(clock.mono_ns.saturating_add(self.adoptions.window_ns()));
         }
         inherited.expire(clock.mono_ns);
@@ -207,6 +210,11 @@ impl Graph {
         let longest = self.adoptions.window_ns().saturating_mul(LONGEST_WAIT);
         self.translations
             .inherit(inherited, self.clock.mono_ns.saturating_add(longest));
+    }
+
+    /// Every interface of the former process is attached that will be.
+    pub fn adoption_ends(&mut self) {
+        self.all_adopted = true;
     }
 
     /// The translated TCP connections, for the process that comes next.

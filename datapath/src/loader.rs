@@ -158,14 +158,26 @@ impl Loader {
         })
     }
 
-    /// Makes the kernel drop everything that it would send to the interface. AF_XDP transmit is not affected.
+    /// Makes the kernel drop everything that it would send to the interface, and everything that it would receive from there: XDP comes
+    /// before, so that as long as the redirect program is in its place nothing does. AF_XDP transmit is not affected.
     /// Idempotent: an existing guard is updated in place.
     ///
     /// # Errors
     /// [`LoadError::NoInterface`] and the steps of attaching; the interface is then as guarded as before.
     pub fn guard(&mut self, ifindex: u32, name: &str) -> Result<(), LoadError> {
+        self.guard_direction(ifindex, name, LinkKind::Guard, TcAttachType::Egress)?;
+        self.guard_direction(ifindex, name, LinkKind::IngressGuard, TcAttachType::Ingress)
+    }
+
+    fn guard_direction(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        kind: LinkKind,
+        direction: TcAttachType,
+    ) -> Result<(), LoadError> {
         self.require_device(ifindex, name)?;
-        for pin in self.pins_of_device(ifindex, name, |kind| kind == LinkKind::Guard)? {
+        for pin in self.pins_of_device(ifindex, name, |pinned| pinned == kind)? {
             let Some(link) = self.open_pin(&pin)? else {
                 continue;
             };
@@ -184,17 +196,13 @@ impl Loader {
         let program = guard_program(&mut self.shared)?;
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let link = program
-            .attach_with_options(name, TcAttachType::Egress, options)
+            .attach_with_options(name, direction, options)
             .and_then(|id| program.take_link(id))
             .map_err(program_error(name, "attach the guard"))?;
         // It was attached by name; had the name moved on, the link dies here.
         self.require_device(ifindex, name)?;
         let link = FdLink::try_from(link).map_err(link_error(name, "keep the guard's link"))?;
-        self.pin(
-            link,
-            &Pin::new(LinkKind::Guard, ifindex, name),
-            xdp_redirect::GUARD,
-        )
+        self.pin(link, &Pin::new(kind, ifindex, name), xdp_redirect::GUARD)
     }
 
     /// Redirects everything the interface receives on queues `0..queues` to the sockets of keys `base..base + queues`,
@@ -202,8 +210,8 @@ impl Loader {
     ///
     /// # Errors
     /// [`LoadError::Busy`] when somebody else's XDP program is there, [`LoadError::Keys`], [`LoadError::NoInterface`],
-    /// and the steps of attaching. An interface that had a link keeps its old program then; one that had none is open
-    /// towards the kernel, so nothing may be routed to it.
+    /// and the steps of attaching. An interface that had a link keeps its old program then; one that had none is closed
+    /// only if it is guarded.
     pub fn attach(&mut self, ifindex: u32, name: &str, base: u32, queues: u32) -> Result<XdpMode, LoadError> {
         self.require_device(ifindex, name)?;
         let mut instance = self.load_redirect(name, base, queues)?;

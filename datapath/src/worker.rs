@@ -374,6 +374,7 @@ impl Worker {
                     done.send(self.graph.frames_mut().reclaim(id)).ok();
                 }
                 Command::Inherit(inherited) => self.graph.inherit(inherited),
+                Command::AdoptionEnds => self.graph.adoption_ends(),
                 Command::TranslatedFlows { done } => {
                     done.send(self.graph.translated_flows()).ok();
                 }

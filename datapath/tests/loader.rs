@@ -351,6 +351,41 @@ fn guard_drops_and_counts_what_the_kernel_sends() {
 }
 
 #[test]
+fn guarded_interface_lets_nothing_into_the_host_stack_before_the_redirect_program_and_after() {
+    in_namespaces(
+        "guarded_interface_lets_nothing_into_the_host_stack_before_the_redirect_program_and_after",
+        |bpffs| {
+            let pod = Pod::new();
+            let ifindex = pod.connect(VETH, "");
+            assert!(pod.reaches_host(), "control: the pair works without a guard");
+            let mut loader = Loader::open(bpffs).expect("open");
+            loader.guard(ifindex, VETH).expect("guard");
+            let before = loader.guard_drops().expect("drops").packets;
+            assert_nothing_enters_the_host(&pod);
+            let between = loader.guard_drops().expect("drops").packets;
+            assert!(between >= before + 2, "nothing was counted");
+            loader.attach(ifindex, VETH, 0, 1).expect("attach");
+            let attached = loader.guard_drops().expect("drops").packets;
+            assert_nothing_enters_the_host(&pod);
+            assert_eq!(
+                loader.guard_drops().expect("drops").packets,
+                attached,
+                "XDP comes first"
+            );
+            // As an administrator's `rm` does.
+            let redirect = link_pins(bpffs)
+                .into_iter()
+                .find(|pin| pin.to_string_lossy().contains("xdp_"));
+            fs::remove_file(redirect.expect("the redirect program's pin")).expect("remove");
+            wait_until("the redirect program is gone", || {
+                assert_nothing_enters_the_host(&pod);
+                loader.guard_drops().expect("drops").packets > attached
+            });
+        },
+    );
+}
+
+#[test]
 fn programs_survive_the_loader() {
     in_namespaces("programs_survive_the_loader", |bpffs| {
         let pod = Pod::new();
@@ -390,7 +425,7 @@ fn reopened_loader_adopts_links_and_counters() {
             XdpMode::Native
         );
         let after = link_ids(bpffs);
-        assert_eq!(before.len(), 2);
+        assert_eq!(before.len(), 3);
         for (old, new) in before.iter().zip(&after) {
             assert_eq!(old.0, new.0, "the link was replaced");
             assert_ne!(old.1, new.1, "the program was not");
@@ -429,7 +464,7 @@ fn updates_leave_no_moment_without_a_program() {
             "packets entered the host's stack"
         );
         assert_eq!(pod.received_packets(), received_by_pod, "packets reached the pod");
-        assert_eq!(link_pins(bpffs).len(), 2);
+        assert_eq!(link_pins(bpffs).len(), 3);
     });
 }
 
@@ -520,7 +555,7 @@ fn pin_of_a_vanished_device_is_not_taken_for_its_successor() {
                 );
                 loader.guard(ifindex, VETH).expect("guard");
                 loader.attach(ifindex, VETH, 0, 1).expect("attach");
-                assert_eq!(link_pins(bpffs).len(), 2, "stale pins stay");
+                assert_eq!(link_pins(bpffs).len(), 3, "stale pins stay");
                 assert_nothing_enters_the_host(&pod);
                 let received = pod.received_packets();
                 assert!(!host_reaches_pod(), "the pod answered");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use datapath::loader::Loader;
 use policy::DropReason;
 use serde_json::json;
@@ -335,8 +335,8 @@ fn pods_received_in_threads_on_the_workers_cpu_are_guarded_until_an_agent_withou
 ) -> Result<()> {
     const SCHED_BATCH: &str = "3";
     bed.guarded()?;
-    bed.lab
-        .run(&["agent", "restart", "--", "--pin-worker", "--worker-napi"])?;
+    let tuned = ["agent", "restart", "--", "--pin-worker", "--worker-napi"];
+    bed.lab.run(&tuned)?;
     let late = bed.lab.add_pod("app/late", "role=friend")?;
     let pods = [
         bed.server.veth.clone(),
@@ -345,14 +345,27 @@ fn pods_received_in_threads_on_the_workers_cpu_are_guarded_until_an_agent_withou
         late.veth.clone(),
     ];
     let mut cpus = BTreeSet::new();
+    // A pod that was there has its thread once all of them are served; one that comes, from the beginning.
+    ensure!(napi_threads(&late.veth)?.len() == 1);
     for veth in &pods {
-        let threads = napi_threads(veth)?;
-        let [(cpu, policy)] = threads.as_slice() else {
-            bail!("{veth} is received by {threads:?}");
-        };
-        ensure!(policy == SCHED_BATCH, "{veth}: policy {policy}");
-        cpus.insert(cpu.clone());
+        let thread = wait::until(&format!("{veth} has its thread"), wait::LONG, || {
+            let threads = napi_threads(veth)?;
+            ensure!(threads.len() <= 1, "{veth} is received by {threads:?}");
+            let is_placed =
+                |(cpu, policy): &(String, String)| cpu.parse::<u32>().is_ok() && policy == SCHED_BATCH;
+            Ok(threads.into_iter().find(is_placed))
+        })?;
+        cpus.insert(thread.0);
     }
+    // New threads come with an interface that goes up.
+    bed.lab.on_node(&["ip", "link", "set", &late.veth, "down"])?;
+    bed.lab.on_node(&["ip", "link", "set", &late.veth, "up"])?;
+    let is_placed = || -> Result<bool> {
+        Ok(matches!(napi_threads(&late.veth)?.as_slice(), [(cpu, _)] if cpus.contains(cpu)))
+    };
+    wait::until("they are placed again", 2 * wait::LONG, || {
+        Ok(is_placed()?.then_some(()))
+    })?;
     let one: Vec<u32> = cpus.iter().filter_map(|cpu| cpu.parse().ok()).collect();
     ensure!(one.len() == 1 && cpus.len() == 1, "not one CPU: {cpus:?}");
     bed.is_guarded()?;
@@ -365,12 +378,28 @@ fn pods_received_in_threads_on_the_workers_cpu_are_guarded_until_an_agent_withou
 
     bed.lab.run(&["agent", "restart"])?;
     for veth in &pods {
-        let threads = napi_threads(veth)?;
-        ensure!(threads.is_empty(), "{veth} is still received by {threads:?}");
+        wait::until(&format!("{veth} is received in no thread"), wait::LONG, || {
+            Ok(napi_threads(veth)?.is_empty().then_some(()))
+        })?;
     }
     bed.is_guarded()?;
     bed.lab.run(&["pod", "del", "app/late"])?;
-    bed.lab.agent().expect_balanced_frames()
+    bed.lab.agent().expect_balanced_frames()?;
+
+    // Without an agent that follows, too.
+    bed.lab.run(&tuned)?;
+    wait::until("there are threads", wait::LONG, || {
+        Ok((!napi_threads(&bed.friend.veth)?.is_empty()).then_some(()))
+    })?;
+    bed.lab.run(&["agent", "cleanup"])?;
+    ensure!(napi_threads(&bed.friend.veth)?.is_empty(), "cleanup left threads");
+    let script = format!(
+        "mount -t sysfs sysfs /sys && cat /sys/class/net/{}/threaded",
+        bed.friend.veth
+    );
+    let threaded = bed.lab.on_node(&["unshare", "--mount", "sh", "-c", &script])?;
+    ensure!(threaded.trim() == "0", "cleanup left threaded at {threaded:?}");
+    Ok(())
 }
 
 fn pod_that_another_xdp_program_keeps_from_being_served_is_cut_off_until_it_is_gone(
@@ -414,7 +443,20 @@ fn pod_that_another_xdp_program_keeps_from_being_served_is_cut_off_until_it_is_g
                 .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)));
             ensure!(connected.is_err(), "not cut off");
         }
+        let guarded = || -> Result<u64> { Ok(bed.lab.agent().status()?.guarded) };
+        let before = guarded()?;
         Loader::remove_all(&other)?;
+        // Nobody's program any more, and still nothing of it enters the node's stack.
+        let sent = bed.friend.netns.enter(|| -> Result<u64> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            for _ in 0..20 {
+                socket.send_to(b"past sluice", (OUTSIDE[0], UDP_PORT))?;
+            }
+            Ok(20)
+        })?;
+        wait::until("what the pod sends dies at the guard", wait::LONG, || {
+            Ok((guarded()? >= before + sent).then_some(()))
+        })?;
         wait::until("the pod is served", 2 * wait::LONG, || {
             Ok(is_served()?.then_some(()))
         })

@@ -14,32 +14,36 @@ use crate::cli::CleanupArgs;
 use crate::cni::installation;
 use crate::endpoint_registry::{self, EndpointRegistry};
 use crate::handover;
-use crate::node::{Devices, Reconciler, tuning};
+use crate::node::tuning::{TuningError, TuningStep};
+use crate::node::{Devices, Reconciler, napi, tuning};
 use crate::supervisor::{self, SNAPSHOT_NAME};
 
-/// Takes back what was set at the pods' interfaces. What fails is told; a pod works with these settings, too.
-async fn restore_pods(run_dir: &Path) -> anyhow::Result<()> {
+/// Interfaces of pods that are still there.
+async fn pod_interfaces(run_dir: &Path) -> anyhow::Result<Vec<String>> {
     let path = run_dir.join(endpoint_registry::FILE_NAME);
     let registry = match EndpointRegistry::open(&path, supervisor::ENDPOINTS) {
         Ok(registry) => registry,
         Err(error) => {
             eprintln!("sluice: queues and offloads of pods stay as they are: {error}");
-            return Ok(());
+            return Ok(Vec::new());
         }
     };
     let devices = Devices::new()?;
+    let mut interfaces = Vec::new();
     for endpoint in registry.endpoints() {
         let interface = &endpoint.spec.interface;
-        if devices.find(interface).await.is_none() {
-            continue;
-        }
-        for (step, outcome) in tuning::restore(interface).await {
-            if let Err(error) = outcome {
-                eprintln!("sluice: {interface}: {step}: cannot be taken back: {error}");
-            }
+        if devices.find(interface).await.is_some() {
+            interfaces.push(interface.clone());
         }
     }
-    Ok(())
+    Ok(interfaces)
+}
+
+/// Tells what could not be taken back at a pod's interface; a pod works with these settings, too.
+fn report(interface: &str, step: TuningStep, outcome: Result<(), TuningError>) {
+    if let Err(error) = outcome {
+        eprintln!("sluice: {interface}: {step}: cannot be taken back: {error}");
+    }
 }
 
 pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<ExitCode> {
@@ -54,8 +58,18 @@ pub(super) async fn run(run_dir: &Path, args: &CleanupArgs) -> anyhow::Result<Ex
     }
     // Routes before guards: at no time does the kernel have a way to a pod that is neither guarded nor wanted.
     let removed = Reconciler::new()?.remove_all().await?;
+    let interfaces = pod_interfaces(run_dir).await?;
+    for interface in &interfaces {
+        // As long as there is XDP: without it a veth has no NAPI whose threads could be taken away.
+        let outcome = napi::place(interface, None).await;
+        report(interface, TuningStep::HostThreadedNapi, outcome);
+    }
     Loader::remove_all(&args.bpffs)?;
-    restore_pods(run_dir).await?;
+    for interface in &interfaces {
+        for (step, outcome) in tuning::restore(interface).await {
+            report(interface, step, outcome);
+        }
+    }
     let snapshot = run_dir.join(SNAPSHOT_NAME);
     for path in [
         socket,

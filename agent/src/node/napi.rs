@@ -4,6 +4,7 @@
 //! the worker's CPU it takes what has gathered while the worker was busy, and hands it over as one batch. `SCHED_BATCH` keeps its
 //! wake-ups from interrupting the worker (`check_preempt_wakeup_fair`): it has its turn when the worker has nothing to do.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::{fs, io};
 
@@ -13,8 +14,11 @@ use tokio::task::spawn_blocking;
 use super::tuning::{self, TuningError};
 use crate::affinity;
 
-/// Parent of all kernel threads. A process cannot have it as its parent, whatever it calls itself.
-const KTHREADD: u32 = 2;
+/// `PF_KTHREAD` (`linux/sched.h`): a kernel thread, which no process can pass for, whatever it calls itself.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
+/// `SCHED_BATCH` (`linux/sched.h`), as `/proc/PID/stat` has it.
+const BATCH: &str = "3";
 
 /// Receives what comes by `interface` in kernel threads on `cpu`; without one in softirqs, as the kernel begins with.
 ///
@@ -39,99 +43,143 @@ pub async fn place(interface: &str, cpu: Option<usize>) -> Result<(), TuningErro
 }
 
 async fn place_threads(interface: &str, cpu: usize) -> Result<(), TuningError> {
-    let name = interface.to_owned();
-    let found = spawn_blocking(move || threads(Path::new("/proc"), &name)).await;
-    let threads = found.unwrap_or_default();
+    let mut threads = all_threads().await;
+    threads.retain(|thread| thread.interface == interface);
     if threads.is_empty() {
         return Err(TuningError::NoKernelThread);
     }
-    for thread in threads {
-        let number = thread.as_raw_nonzero().to_string();
+    for NapiThread { pid, .. } in threads {
+        let number = pid.as_raw_nonzero().to_string();
         tuning::run("chrt", ["--batch", "--pid", "0", &number]).await?;
-        affinity::pin_thread(Some(thread), cpu).map_err(|e| TuningError::Placement { reason: e.kind() })?;
+        affinity::pin_thread(Some(pid), cpu).map_err(|e| TuningError::Placement { reason: e.kind() })?;
     }
     Ok(())
 }
 
-/// The kernel threads that run an interface's NAPI instances.
-fn threads(proc: &Path, interface: &str) -> Vec<Pid> {
+/// Those of the interfaces that are not, or not only, received in threads as [`place`] leaves them: an interface that was down has new
+/// threads, or none.
+pub async fn misplaced(interfaces: BTreeSet<String>, cpu: usize) -> BTreeSet<String> {
+    let (mut placed, mut misplaced) = (BTreeSet::new(), BTreeSet::new());
+    for thread in all_threads().await {
+        let is_placed = thread.is_batch && affinity::is_pinned(thread.pid, cpu);
+        let found = if is_placed { &mut placed } else { &mut misplaced };
+        found.insert(thread.interface);
+    }
+    let is_right = |interface: &String| placed.contains(interface) && !misplaced.contains(interface);
+    interfaces.into_iter().filter(|i| !is_right(i)).collect()
+}
+
+/// A kernel thread that runs a NAPI instance.
+#[derive(Debug, PartialEq, Eq)]
+struct NapiThread {
+    pid: Pid,
+    interface: String,
+    is_batch: bool,
+}
+
+async fn all_threads() -> Vec<NapiThread> {
+    spawn_blocking(|| threads(Path::new("/proc")))
+        .await
+        .unwrap_or_default()
+}
+
+fn threads(proc: &Path) -> Vec<NapiThread> {
     let Ok(entries) = fs::read_dir(proc) else {
         return Vec::new();
     };
     let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
-    entries
-        .filter_map(number)
-        .filter(|pid: &i32| {
-            // Processes come and go meanwhile. Names may be any bytes.
-            let stat = fs::read(proc.join(pid.to_string()).join("stat")).unwrap_or_default();
-            napi_interface(&String::from_utf8_lossy(&stat)) == Some(interface)
+    let thread = |number: i32| {
+        // Processes come and go meanwhile. Names may be any bytes.
+        let stat = fs::read(proc.join(number.to_string()).join("stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
+        let (interface, is_batch) = parse(&stat)?;
+        Some(NapiThread {
+            pid: Pid::from_raw(number)?,
+            interface: interface.to_owned(),
+            is_batch,
         })
-        .filter_map(Pid::from_raw)
-        .collect()
+    };
+    entries.filter_map(number).filter_map(thread).collect()
 }
 
-/// The interface that a thread polls, out of its `/proc/PID/stat`: a kernel thread named `napi/INTERFACE-ID`
-/// (`napi_kthread_create`).
-fn napi_interface(stat: &str) -> Option<&str> {
-    // The name may have parentheses and spaces itself (proc_pid_stat(5)); what follows has none.
+/// The interface that a thread polls, out of its `/proc/PID/stat`, and whether it is `SCHED_BATCH`: a kernel thread named
+/// `napi/INTERFACE-ID` (`napi_kthread_create`).
+fn parse(stat: &str) -> Option<(&str, bool)> {
+    // The name may have parentheses and spaces itself; of what follows, the first is field 3 (proc_pid_stat(5)).
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
-    let parent: u32 = rest.split(' ').nth(1)?.parse().ok()?;
+    let field = |number: usize| rest.split(' ').nth(number - 3);
+    let flags: u64 = field(9)?.parse().ok()?;
     let (interface, id) = name.strip_prefix("napi/")?.rsplit_once('-')?;
     let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
-    (parent == KTHREADD && is_id).then_some(interface)
+    let is_kernels = flags & KERNEL_THREAD != 0;
+    (is_kernels && is_id).then(|| (interface, field(41) == Some(BATCH)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A line of `/proc/PID/stat`.
+    fn stat(name: &str, flags: u64, policy: &str) -> String {
+        let zeros = |n: usize| vec!["0"; n].join(" ");
+        format!(
+            "713 ({name}) S 2 0 0 0 -1 {flags} {} {policy} {}\n",
+            zeros(31),
+            zeros(11)
+        )
+    }
+
     #[test]
-    fn kernel_thread_is_told_by_its_name_and_its_parent() {
+    fn kernel_thread_is_told_by_its_name_and_its_flag() {
         assert_eq!(
-            napi_interface("713 (napi/veth1912964a-8194) S 2 0 0 0 -1 2129984"),
-            Some("veth1912964a")
+            parse(&stat("napi/veth1912964a-8194", 0x20_8040, "3")),
+            Some(("veth1912964a", true))
         );
-        assert_eq!(napi_interface("713 (napi/a-b-8194) R 2 0 0"), Some("a-b"));
+        assert_eq!(
+            parse(&stat("napi/a-b-8194", 0x20_8040, "0")),
+            Some(("a-b", false))
+        );
     }
 
     #[test]
     fn process_that_calls_itself_a_kernel_thread_is_none() {
-        for stat in [
-            "713 (napi/veth0-8194) S 1 713 713 0 -1 4194560",
-            "713 (napi/veth0-8194) S 2 ) S 900 713 713 0",
-            "713 (napi/veth0) S 2 0 0 0",
-            "713 (napi/veth0-) S 2 0 0 0",
-            "713 (napi/veth0-x) S 2 0 0 0",
-            "713 (kworker/0:1) I 2 0 0 0",
-            "",
-            "713 (",
-            "713 (napi/veth0-1)",
+        for line in [
+            stat("napi/veth0-8194", 0x40_0000, "3"),
+            stat("napi/veth0-8194) S 2 0 0 0 -1 2129984 0 0 (x", 0x40_0000, "3"),
+            stat("napi/veth0", 0x20_8040, "3"),
+            stat("napi/veth0-", 0x20_8040, "3"),
+            stat("napi/veth0-x", 0x20_8040, "3"),
+            stat("kworker/0:1-events", 0x20_8040, "3"),
+            String::new(),
+            "713 (".to_owned(),
+            "713 (napi/veth0-1)".to_owned(),
+            "713 (napi/veth0-1) S 2".to_owned(),
         ] {
-            assert_eq!(napi_interface(stat), None, "{stat}");
+            assert_eq!(parse(&line), None, "{line}");
         }
     }
 
     #[test]
-    fn threads_of_one_interface_are_found_among_processes_that_come_and_go() {
+    fn threads_are_found_among_processes_that_come_and_go() {
         let proc = tempfile::tempdir().unwrap();
-        for (pid, stat) in [
-            ("11", Some("11 (napi/veth0-1) S 2 0 0")),
-            ("12", Some("12 (napi/veth00-2) S 2 0 0")),
-            ("13", Some("13 (napi/veth0-3) S 2 0 0")),
+        for (pid, name) in [
+            ("11", Some("napi/veth0-1")),
+            ("12", Some("bash")),
+            ("13", Some("napi/veth1-3")),
             ("14", None),
-            ("self", Some("11 (napi/veth0-1) S 2 0 0")),
+            ("self", Some("napi/veth0-1")),
         ] {
             fs::create_dir(proc.path().join(pid)).unwrap();
-            if let Some(stat) = stat {
-                fs::write(proc.path().join(pid).join("stat"), stat).unwrap();
+            if let Some(name) = name {
+                fs::write(proc.path().join(pid).join("stat"), stat(name, 0x20_8040, "3")).unwrap();
             }
         }
-        let mut found: Vec<i32> = threads(proc.path(), "veth0")
-            .iter()
-            .map(|pid| pid.as_raw_nonzero().get())
+        let mut found: Vec<(i32, String)> = threads(proc.path())
+            .into_iter()
+            .map(|thread| (thread.pid.as_raw_nonzero().get(), thread.interface))
             .collect();
         found.sort_unstable();
-        assert_eq!(found, [11, 13]);
-        assert!(threads(&proc.path().join("none"), "veth0").is_empty());
+        assert_eq!(found, [(11, "veth0".to_owned()), (13, "veth1".to_owned())]);
+        assert_eq!(threads(&proc.path().join("none")), []);
     }
 }

@@ -175,7 +175,7 @@ async fn tune_pod(
     run("nsenter", command).await
 }
 
-/// Takes the settings of the host's end back: the default queue, TSO as the driver begins with, and NAPI in softirqs.
+/// Takes the settings of the host's end back: the default queue, and TSO as the driver begins with.
 pub async fn restore(host_interface: &str) -> TuningOutcome {
     vec![
         (
@@ -185,10 +185,6 @@ pub async fn restore(host_interface: &str) -> TuningOutcome {
         (
             TuningStep::HostQueue,
             run("tc", ["qdisc", "del", "dev", host_interface, "root"]).await,
-        ),
-        (
-            TuningStep::HostThreadedNapi,
-            set_threaded(host_interface, false).await,
         ),
     ]
 }

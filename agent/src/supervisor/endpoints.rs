@@ -1,10 +1,12 @@
 //! The life of endpoints: taken up again, added, attached, detached, forgotten.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use control::LocalEndpoint;
-use policy::PodName;
+use policy::{PodName, Slot};
 use tokio::task::block_in_place;
 
 use super::{POD_INTERFACE, Supervisor};
@@ -14,6 +16,9 @@ use crate::cli::PodTuning;
 use crate::endpoint_registry::{Attachment, AuditMode, Endpoint, EndpointSpec, RegistryError};
 use crate::node::napi;
 use crate::node::tuning::{self, TuningStep};
+
+/// Time of one tick for what may take long and can wait for the next.
+const TICK_BUDGET: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
@@ -35,27 +40,77 @@ impl Supervisor {
             self.take_up(&endpoint).await;
         }
         self.reconcile().await;
+        if self.napi_cpu.is_none() {
+            let known = self.registry.endpoints();
+            let interfaces: Vec<String> = known.map(|endpoint| endpoint.spec.interface.clone()).collect();
+            // The former agent's threads: no hurry, and nothing depends on it.
+            tokio::spawn(async move {
+                for interface in interfaces {
+                    if let Err(error) = napi::place(&interface, None).await {
+                        tracing::debug!(interface, %error, "is still received in threads, if it was");
+                    }
+                }
+            });
+        }
     }
 
-    /// Serves an endpoint of the registry. As long as that fails, its pod is cut off.
+    /// Serves an endpoint of the former agent. As long as that fails, its pod is cut off.
     async fn take_up(&mut self, endpoint: &Endpoint) {
         if let Err(error) = self.attach(endpoint, true).await {
-            tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
-            self.warnings
-                .insert(endpoint.key.slot, vec![format!("{error:#}")]);
+            let warnings = vec![format!("{error:#}")];
+            if self.warnings.get(&endpoint.key.slot) != Some(&warnings) {
+                tracing::error!(pod = %endpoint.spec.pod, error = format!("{error:#}"), "pod stays cut off");
+            }
+            self.warnings.insert(endpoint.key.slot, warnings);
+            self.cut_off.push_back(endpoint.key);
         }
     }
 
     /// Tries again to serve the endpoints that could not be: what was in the way may be gone.
     pub(super) async fn retry_cut_off(&mut self) {
-        let cut_off: Vec<Endpoint> = self
+        let since = Instant::now();
+        for _ in 0..self.cut_off.len() {
+            if since.elapsed() > TICK_BUDGET {
+                return;
+            }
+            let Some(key) = self.cut_off.pop_front() else {
+                return;
+            };
+            let endpoint = self.registry.endpoints().find(|endpoint| endpoint.key == key);
+            // One that was deleted meanwhile is nobody's.
+            if let Some(endpoint) = endpoint.cloned() {
+                self.take_up(&endpoint).await;
+            }
+        }
+    }
+
+    /// Places the kernel threads that receive what pods send, where they are to be and are not: of pods that were there before the
+    /// agent, and of interfaces that were down meanwhile.
+    pub(super) async fn place_napi(&mut self) {
+        let Some(cpu) = self.napi_cpu else {
+            return;
+        };
+        let since = Instant::now();
+        let served: BTreeMap<String, Slot> = self
             .registry
             .endpoints()
-            .filter(|endpoint| self.dataplane.attached(endpoint.key).is_none())
-            .cloned()
+            .filter(|endpoint| self.dataplane.attached(endpoint.key).is_some())
+            .map(|endpoint| (endpoint.spec.interface.clone(), endpoint.key.slot))
             .collect();
-        for endpoint in &cut_off {
-            self.take_up(endpoint).await;
+        for interface in napi::misplaced(served.keys().cloned().collect(), cpu).await {
+            if since.elapsed() > TICK_BUDGET {
+                return;
+            }
+            let Some(slot) = served.get(&interface) else {
+                continue;
+            };
+            let outcome = napi::place(&interface, Some(cpu)).await;
+            let warnings = self.warnings.entry(*slot).or_default();
+            let step = TuningStep::HostThreadedNapi.to_string();
+            warnings.retain(|warning| !warning.starts_with(&step));
+            if let Err(error) = outcome {
+                warnings.push(format!("{step}: {error}"));
+            }
         }
     }
 
@@ -163,8 +218,9 @@ impl Supervisor {
                 }
             }
         }
-        // An interface that was there may have the former agent's threads.
-        if (self.napi_cpu.is_some() || adopted)
+        // Of pods that were there, once all of them are served.
+        if self.napi_cpu.is_some()
+            && !adopted
             && let Err(error) = napi::place(&spec.interface, self.napi_cpu).await
         {
             warnings.push(format!("{}: {error}", TuningStep::HostThreadedNapi));

@@ -26,7 +26,7 @@ impl Supervisor {
                     error = format!("{error:#}"),
                     "connections through Services are reset"
                 );
-                self.handover_problem = Some(format!(
+                self.start_warnings.push(format!(
                     "connections through Services from before the start were reset: {error:#}"
                 ));
             }

@@ -90,7 +90,7 @@ impl Supervisor {
         });
         let mut warnings = self.node_warnings.clone();
         warnings.extend(self.runtime.problem());
-        warnings.extend(self.handover_problem.clone());
+        warnings.extend(self.start_warnings.iter().cloned());
         let (mut frames, mut received, mut transmitted) = (FrameCount::default(), 0, 0);
         let (mut receive_dropped, mut transmit_dropped) = (0, 0);
         match block_in_place(|| self.dataplane.audit()) {

@@ -21,17 +21,20 @@ const DETACH_DEADLINE: Duration = Duration::from_secs(5);
 /// What a pinned link attaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LinkKind {
-    /// The redirect program; removed before the guard, so that an interruption leaves the pod cut off.
+    /// The redirect program; removed before the guards, so that an interruption leaves the pod cut off.
     Redirect(XdpMode),
-    /// The egress guard.
+    /// The guard of what the kernel sends to the pod.
     Guard,
+    /// The guard of what the pod sends, were there no redirect program.
+    IngressGuard,
 }
 
 impl LinkKind {
-    const ALL: [Self; 3] = [
+    const ALL: [Self; 4] = [
         Self::Redirect(XdpMode::Native),
         Self::Redirect(XdpMode::Generic),
         Self::Guard,
+        Self::IngressGuard,
     ];
 
     const fn prefix(self) -> &'static str {
@@ -39,6 +42,7 @@ impl LinkKind {
             Self::Redirect(XdpMode::Native) => "xdp_native",
             Self::Redirect(XdpMode::Generic) => "xdp_generic",
             Self::Guard => "guard",
+            Self::IngressGuard => "guard_ingress",
         }
     }
 }
@@ -174,9 +178,11 @@ mod tests {
 
     #[test]
     fn redirect_is_removed_before_the_guard() {
-        let guard = Pin::new(LinkKind::Guard, 1, "a");
-        for mode in [XdpMode::Native, XdpMode::Generic] {
-            assert!(Pin::new(LinkKind::Redirect(mode), 9, "z") < guard);
+        for kind in [LinkKind::Guard, LinkKind::IngressGuard] {
+            let guard = Pin::new(kind, 1, "a");
+            for mode in [XdpMode::Native, XdpMode::Generic] {
+                assert!(Pin::new(LinkKind::Redirect(mode), 9, "z") < guard);
+            }
         }
     }
 

@@ -65,6 +65,8 @@ pub enum Command {
     },
     /// Take over the translations of the former process; to be sent before any endpoint is attached.
     Inherit(Inherited),
+    /// Every interface of the former process is attached that will be: what was inherited waits for none any more.
+    AdoptionEnds,
     /// Tell which TCP connections are translated, for the process that comes next.
     TranslatedFlows {
         /// Gets them.

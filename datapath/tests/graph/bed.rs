@@ -288,6 +288,11 @@ impl Bed {
         self.turn();
     }
 
+    pub fn adoption_ends(&mut self) {
+        self.handle.send(Command::AdoptionEnds).unwrap();
+        self.turn();
+    }
+
     /// Every frame has an owner, and the worker holds none but those it means to.
     pub fn assert_no_frame_lost(&mut self) {
         let audit = self.audit();

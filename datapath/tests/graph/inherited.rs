@@ -317,15 +317,22 @@ fn time_counts_from_when_the_policies_of_all_are_known_but_not_for_ever() {
         let (mut through, flows) = handed_over();
         let mut bed = bed_of(&[], Allow::Plain, limits);
         serve(&mut bed, web(&[B.v4()]));
+        for pod in [A, B] {
+            bed.detach(pod.key());
+        }
+        bed.inherit(&flows);
+        // Other pods are known, and none is served yet.
+        let inherited = Instant::now();
+        while inherited.elapsed() <= window {
+            bed.turn();
+        }
         let rules = std::mem::take(&mut bed.rules);
         bed.publish();
         for pod in [A, B] {
-            bed.detach(pod.key());
             bed.attach(adopted(pod));
         }
-        bed.inherit(&flows);
-        let inherited = Instant::now();
-        let wait = if is_known { window } else { window * 10 };
+        bed.adoption_ends();
+        let wait = if is_known { window * 2 } else { window * 10 };
         while inherited.elapsed() <= wait {
             bed.turn();
         }
@@ -356,6 +363,7 @@ fn connection_is_reset_when_its_time_is_up() {
     serve(&mut bed, web(&[B.v4()]));
     bed.inherit(&flows);
     assert_eq!(bed.worker.graph().translations().inherited().len(), 1);
+    bed.adoption_ends();
     // From here on their time counts.
     bed.turn();
     let inherited = Instant::now();

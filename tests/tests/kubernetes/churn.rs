@@ -33,7 +33,7 @@ async def attempt(address):
 async def main():
     sweeps = 0
     while True:
-        addresses = [network + str(host) for network in networks for host in range(1, 254)]
+        addresses = [network + str(host) for network in networks for host in range(1, 255)]
         for start in range(0, len(addresses), 64):
             await asyncio.gather(*(attempt(a) for a in addresses[start:start + 64] if a not in but))
         sweeps += 1
