@@ -82,7 +82,7 @@ check_directions() {
     'sluice-datapath -> sluice-policy' 'sluice-datapath -> sluice-l7' 'sluice-datapath -> xdp-redirect'
     'sluice -> sluice-cni' 'sluice -> sluice-control' 'sluice -> sluice-datapath' 'sluice -> sluice-policy'
     'sluice-bench -> sluice-control' 'sluice-bench -> sluice-datapath' 'sluice-bench -> sluice-l7' 'sluice-bench -> sluice-policy'
-    'sluice-e2e -> sluice-policy'
+    'sluice-e2e -> sluice-policy' 'sluice-e2e -> sluice-datapath'
   )
   FOUND=0
   while read -r edge; do
