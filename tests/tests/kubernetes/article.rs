@@ -27,6 +27,9 @@ pub const CASES: &[Case<Installed>] = cases![
 const L3: &str = "flask-app-to-db";
 const L7: &str = "l7-rule";
 const NODE_PORT: u16 = 30008;
+
+/// What [`get`] says of a port that nobody listens at.
+const REFUSED: &str = "curl exit Some(7)";
 const SAME: &str = "db/debug";
 const OTHER: &str = "dummy/debug";
 const ROOT: &str = "200 temperatures";
@@ -185,9 +188,14 @@ impl Article {
         Ok(())
     }
 
+    /// From outside, which is kube-proxy's work: without it nobody listens.
     fn node_ports(bed: &Installed, metrics: &str) -> Result<()> {
+        let (root, metrics) = match bed.replaces_kube_proxy()? {
+            true => (REFUSED, REFUSED),
+            false => (ROOT, metrics),
+        };
         for base in node_port_bases(bed)? {
-            for (path, expected) in [("/", ROOT), ("/metrics", metrics)] {
+            for (path, expected) in [("/", root), ("/metrics", metrics)] {
                 let url = format!("{base}{path}");
                 let what = format!("outside: GET {url}");
                 step(&what, expected, &get(bed, "outside", &url)?)?;

@@ -184,6 +184,14 @@ impl Installed {
         serde_json::from_str(&text).context("kubectl get -o json")
     }
 
+    /// Whether there is no kube-proxy, and the agents serve ClusterIPs to the nodes' own processes.
+    pub fn replaces_kube_proxy(&self) -> Result<bool> {
+        let daemonset = self.get(&["-n", "kube-system", "daemonset", "sluice"])?;
+        Ok(daemonset["spec"]
+            .to_string()
+            .contains("\"--kube-proxy-replacement\""))
+    }
+
     pub fn wait_for_agents(&self) -> Result<()> {
         self.kubectl(&[
             "-n",
