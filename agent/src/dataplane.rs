@@ -386,7 +386,7 @@ impl Dataplane {
             .map_err(|_late| DataplaneError::NoAnswer)
     }
 
-    /// Packets that the kernel tried to send to endpoints past the worker.
+    /// Packets between endpoints and the kernel past the worker, which the guards dropped.
     #[must_use]
     pub fn guarded_packets(&self) -> u64 {
         self.loader.guard_drops().map_or(0, |drops| drops.packets)

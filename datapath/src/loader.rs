@@ -283,7 +283,7 @@ impl Loader {
         })
     }
 
-    /// Takes both programs off the interface pinned under `name`, its device existing or not, and returns when the
+    /// Takes the programs off the interface pinned under `name`, its device existing or not, and returns when the
     /// kernel has let go of them. Idempotent. The redirect program goes first.
     ///
     /// # Errors

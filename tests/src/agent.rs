@@ -28,7 +28,7 @@ pub struct Status {
     pub endpoints: Vec<EndpointStatus>,
     /// Worker threads.
     pub workers: Vec<WorkerStatus>,
-    /// Packets that the kernel tried to send to pods past sluice; the guard dropped them.
+    /// Packets between pods and the kernel past sluice; the guards dropped them.
     #[serde(default)]
     pub guarded: u64,
     /// What impairs sluice.

@@ -212,7 +212,7 @@ pub struct Status {
     pub frames: FrameCount,
     /// How often node state was repaired.
     pub repairs: u64,
-    /// Packets that the kernel tried to send to pods past sluice, all dropped; neighbour discovery of the node is normal.
+    /// Packets between pods and the kernel past sluice, all dropped; neighbour discovery of the node is normal.
     pub guarded: u64,
     /// What impairs sluice on this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

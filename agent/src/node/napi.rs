@@ -26,10 +26,8 @@ const BATCH: &str = "3";
 /// [`TuningError`]; it is received in softirqs then.
 pub async fn place(interface: &str, cpu: Option<usize>) -> Result<(), TuningError> {
     let Some(cpu) = cpu else {
-        // Where the file is not seen it may be the sysfs of another namespace.
-        let now = fs::read_to_string(format!("/sys/class/net/{interface}/threaded"));
-        return match now.as_deref().map(str::trim) {
-            Ok("0") => Ok(()),
+        return match is_threaded(interface) {
+            Some(false) => Ok(()),
             _ => tuning::set_threaded(interface, false).await,
         };
     };
@@ -65,8 +63,17 @@ pub async fn misplaced(interfaces: BTreeSet<String>, cpu: usize) -> BTreeSet<Str
         let found = if is_placed { &mut placed } else { &mut misplaced };
         found.insert(thread.interface);
     }
-    let is_right = |interface: &String| placed.contains(interface) && !misplaced.contains(interface);
+    let is_right = |interface: &String| {
+        // Kernels before 6.17 keep the threads that they do not use any more.
+        placed.contains(interface) && !misplaced.contains(interface) && is_threaded(interface) != Some(false)
+    };
     interfaces.into_iter().filter(|i| !is_right(i)).collect()
+}
+
+/// Whether the interface's NAPI is threaded. `None` where the file is not seen: /sys may be of another network namespace.
+fn is_threaded(interface: &str) -> Option<bool> {
+    let now = fs::read_to_string(format!("/sys/class/net/{interface}/threaded")).ok()?;
+    Some(now.trim() != "0")
 }
 
 /// A kernel thread that runs a NAPI instance.

@@ -47,7 +47,7 @@ impl Supervisor {
             tokio::spawn(async move {
                 for interface in interfaces {
                     if let Err(error) = napi::place(&interface, None).await {
-                        tracing::debug!(interface, %error, "is still received in threads, if it was");
+                        tracing::warn!(interface, %error, "is still received in threads, if it was");
                     }
                 }
             });
@@ -77,8 +77,9 @@ impl Supervisor {
                 return;
             };
             let endpoint = self.registry.endpoints().find(|endpoint| endpoint.key == key);
-            // One that was deleted meanwhile is nobody's.
-            if let Some(endpoint) = endpoint.cloned() {
+            // One that was deleted meanwhile is nobody's, and one that was added again is served.
+            let is_served = self.dataplane.attached(key).is_some();
+            if let Some(endpoint) = endpoint.filter(|_| !is_served).cloned() {
                 self.take_up(&endpoint).await;
             }
         }
