@@ -157,6 +157,7 @@ node_picture() {
   '
 }
 
+is_ipv6_settled() { [[ -z $(on_node ip -6 address show tentative) ]]; }
 is_node_as_before() { node_picture >"$WORK/after" && diff "$WORK/before" "$WORK/after"; }
 
 free_node() {
@@ -229,6 +230,8 @@ test_life() {
   # The API server is done with it: its version changes no more.
   kubectl wait --for=condition=Established "crd/$FOREIGN" --timeout=30s >/dev/null
   foreign=$(foreign_version)
+  # The route of an address comes when it is known to be nobody else's.
+  until_true 30 is_ipv6_settled || die "IPv6 addresses stay tentative"
   node_picture >"$WORK/before"
 
   step "install" release install "$CHART" "${SETTINGS[@]}"

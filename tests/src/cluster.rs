@@ -5,7 +5,7 @@
 
 use std::env;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -245,6 +245,35 @@ impl Cluster {
     pub fn start_node(&self, node: &str) -> Result<()> {
         let words = self.words(&["node", "start", node], &["docker", "start", node], &[]);
         success(&words.join(" "), &Self::run(&words, None)?).map(drop)
+    }
+
+    /// `sluice` with the administrator's kubeconfig, for its outcome.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn sluice(&self, arguments: &[&str]) -> Result<Output> {
+        let target =
+            env::var_os("CARGO_TARGET_DIR").map_or_else(|| source_root().join("target"), PathBuf::from);
+        let built = env::var_os("SLUICE_BIN").map_or_else(|| target.join("release/sluice"), PathBuf::from);
+        // Commands of the driver may run it in another folder.
+        let program = source_root().join(built).display().to_string();
+        let (place, options) = match &self.driver {
+            Driver::Namespaces => {
+                let output = Self::run(&self.words(&["kubeconfig"], &[], &[]), None)?;
+                let file = success("kubeconfig", &output)?;
+                let place = vec![Self::script(), "control-exec".to_owned(), "--".to_owned()];
+                (place, ["--kubeconfig".to_owned(), file.trim().to_owned()])
+            }
+            Driver::Kind(name) => (Vec::new(), ["--context".to_owned(), format!("kind-{name}")]),
+        };
+        let arguments = arguments.iter().map(|word| (*word).to_owned());
+        let words: Vec<String> = place
+            .into_iter()
+            .chain([program])
+            .chain(arguments)
+            .chain(options)
+            .collect();
+        Self::run(&words, None)
     }
 
     /// The API server's audit log: a JSON object per line.

@@ -8,6 +8,7 @@ mod access;
 mod article;
 mod bed;
 mod churn;
+mod commands;
 mod first_instant;
 mod node;
 mod outage;
@@ -24,12 +25,13 @@ use bed::Installed;
 use sluice_e2e::suite;
 
 fn main() -> ExitCode {
-    let quick: [&[suite::Case<Installed>]; 5] = [
+    let quick: [&[suite::Case<Installed>]; 6] = [
         article::CASES,
         probes::CASES,
         pods::CASES,
         first_instant::CASES,
         plugin::CASES,
+        commands::CASES,
     ];
     let long: [&[suite::Case<Installed>]; 5] = [
         propagation::CASES,
