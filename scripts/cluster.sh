@@ -76,6 +76,8 @@ Usage: scripts/cluster.sh COMMAND
   start COMPONENT                 start it again, as it was
   node stop NODE                  end a node with all that runs on it, without a word to anybody
   node start NODE                 start it again, as a machine after its reboot
+  node leave NODE                 end it, and delete its Node and all that it had
+  node join NODE                  a new machine of that name comes, with the images that were loaded
   logs [COMPONENT [-f]]           the last lines of every component's log, or all of one's; `audit`: the API server's audit log
   selftest                        pods on all nodes reach each other, Services, names and node ports; prints each step
 

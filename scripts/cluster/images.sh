@@ -161,4 +161,6 @@ images_load() {
     node_load "$node" "$@"
     say "$node has $*"
   done
+  # For nodes that join later.
+  printf '%s\n' "$@" >>"$CLUSTER_DIR/images"
 }

@@ -248,6 +248,10 @@ node_restore_routes() {
 
 node_command() {
   local verb=${1-} node=${2-} directory
+  if [[ $verb == join ]]; then
+    node_join_new "$node"
+    return
+  fi
   directory=$(node_directory "$node")
   [[ -n $node && -d $directory ]] || die "no node '$node'; there are: $(cd "$DATA_DIR/nodes" && echo *)"
   case $verb in
@@ -269,8 +273,29 @@ node_command() {
       node_kubelet "$node"
       [[ ! -e $CLUSTER_DIR/commands/$node-kube-proxy ]] || node_kube_proxy "$node"
       ;;
-    *) usage >&2; die "node stop|start NODE" ;;
+    leave)
+      [[ ! -e $CLUSTER_DIR/nodes/$node.init ]] || node_command stop "$node"
+      kubectl_admin delete node "$node" >&2
+      rm -rf --one-file-system "$directory"
+      ;;
+    *) usage >&2; die "node stop|start|leave|join NODE" ;;
   esac
+}
+
+# A machine that has never been in the cluster, under the name of one that has left.
+node_join_new() {
+  local node=$1 up archives=()
+  node_names "$MAX_NODES" | grep -qxF -- "$node" || die "no node can have the name '$node'"
+  [[ ! -e $(node_directory "$node") ]] || die "$node has not left"
+  up=$(cat "$CLUSTER_DIR/up")
+  network_add_node "$node"
+  node_start "$node"
+  node_join "$node"
+  [[ ! -e $CLUSTER_DIR/images ]] || mapfile -t archives < <(sort -u "$CLUSTER_DIR/images")
+  ((${#archives[@]} == 0)) || node_load "$node" "${archives[@]}"
+  node_restore_routes "$node"
+  up=${up#*cni=}
+  node_finish "$node" "${up#*kube_proxy=}" "${up%% *}"
 }
 
 # Ends node $1 and all that runs on it. Init is a zombie, and so over, only after every other process of its PID namespace.

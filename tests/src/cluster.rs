@@ -247,6 +247,34 @@ impl Cluster {
         success(&words.join(" "), &Self::run(&words, None)?).map(drop)
     }
 
+    /// Whether nodes can leave and join: those of kind are made with their cluster.
+    #[must_use]
+    pub fn has_new_nodes(&self) -> bool {
+        self.driver == Driver::Namespaces
+    }
+
+    /// Ends a node for good, with its Node object.
+    ///
+    /// # Errors
+    /// It does not end, or [`Self::has_new_nodes`] says no.
+    pub fn remove_node(&self, node: &str) -> Result<()> {
+        self.change_nodes("leave", node)
+    }
+
+    /// A new node joins under the name of one that was removed; returns when it is ready.
+    ///
+    /// # Errors
+    /// It does not become ready, or [`Self::has_new_nodes`] says no.
+    pub fn add_node(&self, node: &str) -> Result<()> {
+        self.change_nodes("join", node)
+    }
+
+    fn change_nodes(&self, verb: &str, node: &str) -> Result<()> {
+        ensure!(self.has_new_nodes(), "this driver cannot do `node {verb}`");
+        let words = self.words(&["node", verb, node], &[], &[]);
+        success(&words.join(" "), &Self::run(&words, None)?).map(drop)
+    }
+
     /// `sluice` with the administrator's kubeconfig, for its outcome.
     ///
     /// # Errors

@@ -39,9 +39,7 @@ fn status_of_the_cluster_names_every_node_and_waits_for_all_of_them(bed: &mut In
 
 fn preflight_of_the_cluster_finds_nothing_in_the_way(bed: &mut Installed) -> Result<()> {
     let text = success("preflight", &bed.cluster.sluice(&["preflight", "--cluster"])?)?;
-    for node in &bed.nodes {
-        ensure!(text.contains(node.as_str()), "no word of {node}: {text}");
-    }
+    ensure!(text.contains(" 0 errors, 0 warnings"), "{text}");
     Ok(())
 }
 

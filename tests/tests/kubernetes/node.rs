@@ -8,7 +8,10 @@ use sluice_e2e::{cases, wait};
 
 use crate::bed::{Installed, PodSpec, WEB, allow_only};
 
-pub const CASES: &[Case<Installed>] = cases![node_stopped_and_started_again_enforces_its_policies];
+pub const CASES: &[Case<Installed>] = cases![
+    node_stopped_and_started_again_enforces_its_policies,
+    node_that_leaves_is_missed_by_nobody_and_one_that_joins_is_under_policy,
+];
 
 const NAMESPACE: &str = "e2e-node";
 
@@ -80,5 +83,60 @@ fn node_stopped_and_started_again_enforces_its_policies(bed: &mut Installed) -> 
     bed.until_connect(&friend, web, WEB, "open")?;
     bed.expect_connect(&stranger, web, WEB, "timeout")?;
     bed.expect_connect(&stranger, stays, WEB, "timeout")?;
+    bed.leave_namespace(NAMESPACE)
+}
+
+fn node_that_leaves_is_missed_by_nobody_and_one_that_joins_is_under_policy(
+    bed: &mut Installed,
+) -> Result<()> {
+    if !bed.cluster.has_new_nodes() {
+        println!("    not with this driver: its nodes are made with the cluster");
+        return Ok(());
+    }
+    bed.namespace(NAMESPACE)?;
+    let [first, second] = [bed.nodes[0].clone(), bed.nodes[1].clone()];
+    bed.cluster
+        .apply(&allow_only(NAMESPACE, "friends", "friend", "web"))?;
+    bed.pods(
+        NAMESPACE,
+        &[
+            PodSpec::web("web-stays", "app: web", &first),
+            PodSpec::web("web-leaves", "app: web", &second),
+            PodSpec::idle("friend", "app: friend", &first),
+            PodSpec::idle("stranger", "app: stranger", &first),
+        ],
+    )?;
+    let (friend, stranger) = (format!("{NAMESPACE}/friend"), format!("{NAMESPACE}/stranger"));
+    let stays = bed.address(NAMESPACE, "web-stays")?;
+    bed.until_connect(&friend, stays, WEB, "open")?;
+
+    bed.cluster.remove_node(&second)?;
+    let outcome = (|| {
+        bed.expect_connect(&friend, stays, WEB, "open")?;
+        bed.expect_connect(&stranger, stays, WEB, "timeout")
+    })();
+    bed.cluster.add_node(&second)?;
+    outcome?;
+
+    bed.wait_for_agents()?;
+    bed.pods(
+        NAMESPACE,
+        &[
+            PodSpec::web("web-joins", "app: web", &second),
+            PodSpec::idle("friend-joins", "app: friend", &second),
+            PodSpec::idle("stranger-joins", "app: stranger", &second),
+        ],
+    )?;
+    let joins = bed.address(NAMESPACE, "web-joins")?;
+    for web in [stays, joins] {
+        for (from, expected) in [
+            ("friend", "open"),
+            ("friend-joins", "open"),
+            ("stranger", "timeout"),
+            ("stranger-joins", "timeout"),
+        ] {
+            bed.until_connect(&format!("{NAMESPACE}/{from}"), web, WEB, expected)?;
+        }
+    }
     bed.leave_namespace(NAMESPACE)
 }
