@@ -1,5 +1,5 @@
 //! The two eBPF programs: `sluice_redirect` hands everything that an interface receives to AF_XDP sockets,
-//! `sluice_guard` drops everything that the kernel would send out of an endpoint's interface.
+//! `sluice_guard` drops everything that the kernel would send out of an endpoint's interface, or receive from it behind XDP.
 //!
 //! Neither knows of policy. Both fail closed: no path of either lets a packet continue to the kernel's stack or to
 //! a pod. Names and layouts are repeated in the `xdp-redirect` library, whose tests compare them with the object.
