@@ -142,8 +142,9 @@ pub async fn tune(
 }
 
 // sysfs shows the interfaces of the namespace in which it was mounted, so it is mounted anew, out of everybody's sight.
+// Not at /sys, where in a container of the node's network that very sysfs is mounted already, which the kernel refuses to do twice.
 // The pod's containers make it read-only for everybody: what is set already must not be written.
-const THREADED: &str = r#"mount -t sysfs sysfs /sys && file=/sys/class/net/$0/threaded && read -r now <"$file" &&
+const THREADED: &str = r#"mount -t sysfs sysfs /tmp && file=/tmp/class/net/$0/threaded && read -r now <"$file" &&
         { [ "$now" = "$1" ] || echo "$1" >"$file"; }"#;
 
 /// The command that gives an interface's NAPI threads, or takes them away.
