@@ -38,6 +38,7 @@ use crate::log;
 use crate::metrics::MetricsServer;
 use crate::node::{
     Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, conflict,
+    napi,
 };
 use crate::pump;
 
@@ -241,6 +242,12 @@ impl Supervisor {
         };
         if args.pin_worker && worker_cpu.is_none() {
             let warning = "the agent may use one CPU only: its worker has none to itself";
+            supervisor.start_warnings.push(warning.to_owned());
+        }
+        if supervisor.napi_cpu.is_some() && !napi::sees_kernel_threads() {
+            supervisor.napi_cpu = None;
+            let warning =
+                "--worker-napi does nothing: the kernel's threads are in the node's PID namespace (hostPID)";
             supervisor.start_warnings.push(warning.to_owned());
         }
         supervisor.inherit(run_dir);

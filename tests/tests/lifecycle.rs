@@ -443,6 +443,11 @@ fn pod_that_another_xdp_program_keeps_from_being_served_is_cut_off_until_it_is_g
                 .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(1)));
             ensure!(connected.is_err(), "not cut off");
         }
+        // Who asks for it once more does not set it free.
+        ensure!(
+            register(&bed.lab, &bed.friend).is_err(),
+            "served behind another program"
+        );
         let guarded = || -> Result<u64> { Ok(bed.lab.agent().status()?.guarded) };
         let before = guarded()?;
         Loader::remove_all(&other)?;

@@ -40,6 +40,18 @@ pub async fn place(interface: &str, cpu: Option<usize>) -> Result<(), TuningErro
     placed
 }
 
+/// Whether the kernel's threads can be seen, which are those of the node's own PID namespace: the second process there is kthreadd.
+#[must_use]
+pub fn sees_kernel_threads() -> bool {
+    let stat = fs::read("/proc/2/stat").unwrap_or_default();
+    is_kernel_thread(&String::from_utf8_lossy(&stat)).unwrap_or(false)
+}
+
+fn is_kernel_thread(stat: &str) -> Option<bool> {
+    let flags: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(9 - 3)?.parse().ok()?;
+    Some(flags & KERNEL_THREAD != 0)
+}
+
 async fn place_threads(interface: &str, cpu: usize) -> Result<(), TuningError> {
     let mut threads = all_threads().await;
     threads.retain(|thread| thread.interface == interface);
@@ -115,11 +127,9 @@ fn parse(stat: &str) -> Option<(&str, bool)> {
     // The name may have parentheses and spaces itself; of what follows, the first is field 3 (proc_pid_stat(5)).
     let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
     let field = |number: usize| rest.split(' ').nth(number - 3);
-    let flags: u64 = field(9)?.parse().ok()?;
     let (interface, id) = name.strip_prefix("napi/")?.rsplit_once('-')?;
     let is_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
-    let is_kernels = flags & KERNEL_THREAD != 0;
-    (is_kernels && is_id).then(|| (interface, field(41) == Some(BATCH)))
+    (is_kernel_thread(stat)? && is_id).then(|| (interface, field(41) == Some(BATCH)))
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ pub enum TuningError {
         tool: &'static str,
     },
     /// Nobody of the kernel's threads has the interface in its name.
-    #[error("no kernel thread is seen: the agent must be in the node's PID namespace (hostPID)")]
+    #[error("no kernel thread polls the interface")]
     NoKernelThread,
     /// The kernel thread cannot be given the CPU.
     #[error("the kernel thread cannot be placed: {reason}")]

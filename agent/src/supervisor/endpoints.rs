@@ -135,15 +135,25 @@ impl Supervisor {
                 &format!("interface: `{}` does not exist", spec.interface),
             ));
         }
-        let known = self
+        let is_known = self
             .registry
             .get(&spec.pod)
-            .is_some_and(|endpoint| endpoint.spec == spec && self.dataplane.attached(endpoint.key).is_some());
+            .is_some_and(|endpoint| endpoint.spec == spec);
         let endpoint = self.registry.add(spec).map_err(|error| refused(&error))?;
-        if !known && let Err(error) = self.attach(&endpoint, adopted).await {
-            self.detach(&endpoint).await;
-            if endpoint.spec.attachment.is_none() {
-                self.release(&endpoint.spec.interface);
+        let is_served = self.dataplane.attached(endpoint.key).is_some();
+        if !(is_known && is_served)
+            && let Err(error) = self.attach(&endpoint, adopted).await
+        {
+            if is_known {
+                // It is under policy, and cut off until it can be served: who asks for it again must not set it free.
+                if !self.cut_off.contains(&endpoint.key) {
+                    self.cut_off.push_back(endpoint.key);
+                }
+            } else {
+                self.detach(&endpoint).await;
+                if endpoint.spec.attachment.is_none() {
+                    self.release(&endpoint.spec.interface);
+                }
             }
             return Err(ApiError::new(ErrorCode::Failed, &format!("{error:#}")));
         }
