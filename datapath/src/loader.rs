@@ -35,7 +35,7 @@ use rustix::net::netdevice::index_to_name;
 
 pub use self::error::LoadError;
 use self::error::{errno, is_detached, lacks_native, link_error, program_error};
-use self::pin::{LinkKind, Pin, PinDirectory, await_release};
+use self::pin::{LinkKind, Pin, PinDirectory, Removed, await_release};
 
 /// Directory of this version's pins; a new number when maps or programs change incompatibly.
 const VERSION: &str = "v1";
@@ -523,7 +523,7 @@ fn list(links: &PinDirectory) -> Result<Vec<Pin>, LoadError> {
     })
 }
 
-fn remove_pin(links: &PinDirectory, pin: &Pin) -> Result<Option<u32>, LoadError> {
+fn remove_pin(links: &PinDirectory, pin: &Pin) -> Result<Option<Removed>, LoadError> {
     links.remove(pin).map_err(|source| LoadError::Pins {
         step: "remove",
         path: links.file(pin),

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::loaded_links;
+use aya::programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs};
 use rustix::net::{AddressFamily, SocketType, socket};
 use sluice_datapath::loader::{GuardDrops, LoadError, Loader, XdpMode};
 
@@ -217,6 +217,17 @@ fn index_of(name: &str) -> u32 {
         .expect("an index")
         .parse()
         .expect("a number")
+}
+
+/// Id of the XDP program of a device.
+fn xdp_program(device: &str) -> Option<u32> {
+    let output = Command::new("ip")
+        .args(["-d", "-o", "link", "show", "dev", device])
+        .output()
+        .expect("ip");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let (_, id) = text.split_once("prog/xdp id ")?;
+    Some(id.split_whitespace().next()?.parse().expect("a number"))
 }
 
 fn link_pins(bpffs: &Path) -> Vec<PathBuf> {
@@ -474,16 +485,29 @@ fn detach_leaves_nothing() {
         let pod = Pod::new();
         let ifindex = pod.connect(VETH, "");
         let mut loader = Loader::open(bpffs).expect("open");
-        loader.guard(ifindex, VETH).expect("guard");
-        loader.attach(ifindex, VETH, 0, 1).expect("attach");
-        let ids = link_ids(bpffs);
-        loader.detach(VETH).expect("detach");
-        assert!(
-            !loaded_links()
-                .flatten()
-                .any(|info| ids.iter().any(|(link, _)| *link == info.id()))
-        );
-        assert_eq!(loader.pinned().expect("pinned"), BTreeSet::new());
+        // The kernel detaches in the background: one round might be lucky.
+        for round in 0..10 {
+            loader.guard(ifindex, VETH).expect("guard");
+            loader.attach(ifindex, VETH, 0, 1).expect("attach");
+            let ids = link_ids(bpffs);
+            let redirect = xdp_program(VETH).expect("an XDP program");
+            loader.detach(VETH).expect("detach");
+            assert!(
+                !loaded_programs().flatten().any(|info| info.id() == redirect),
+                "round {round}: the device still runs the program"
+            );
+            for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+                let (_, programs) = SchedClassifier::query_tcx(VETH, hook).expect("query");
+                assert!(programs.is_empty(), "round {round}: guarded at {hook:?}");
+            }
+            assert_eq!(xdp_program(VETH), None, "round {round}");
+            assert!(
+                !loaded_links()
+                    .flatten()
+                    .any(|info| ids.iter().any(|(link, _)| *link == info.id()))
+            );
+            assert_eq!(loader.pinned().expect("pinned"), BTreeSet::new());
+        }
         assert!(
             pod.reaches_host() && host_reaches_pod(),
             "the pair does not work as before"

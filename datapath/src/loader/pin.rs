@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::loaded_links;
+use aya::programs::tc::TcError;
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, loaded_links, loaded_programs};
 
 use super::XdpMode;
 
@@ -129,23 +130,59 @@ impl PinDirectory {
         Ok(renamed)
     }
 
-    /// Removes a pin and says which link it held; `None` if it was gone already or not readable as a link.
-    pub(super) fn remove(&self, pin: &Pin) -> io::Result<Option<u32>> {
+    /// Removes a pin and says what it held; `None` if it was gone already or not readable as a link.
+    pub(super) fn remove(&self, pin: &Pin) -> io::Result<Option<Removed>> {
         let file = self.file(pin);
         let link = PinnedLink::from_pin(&file).ok().map(FdLink::from);
-        let id = link.and_then(|link| link.info().ok()).map(|info| info.id());
+        let info = link.and_then(|link| link.info().ok());
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _removed => Ok(id),
+            _removed => Ok(info.map(|info| Removed {
+                pin: pin.clone(),
+                link: info.id(),
+                program: info.program_id(),
+            })),
         }
     }
 }
 
-/// Waits until the kernel has let go of `links`: a device whose link is still being released refuses the next one.
-pub(super) fn await_release(links: &[u32]) -> io::Result<()> {
+/// A link whose pin was removed; the kernel detaches it some time later.
+#[derive(Debug)]
+pub(super) struct Removed {
+    pin: Pin,
+    link: u32,
+    program: u32,
+}
+
+impl Removed {
+    /// Whether the kernel may still run the program. A link loses its id before it is detached (`bpf_link_free` in
+    /// `kernel/bpf/syscall.c`), and a veth needs some grace periods for that, so the id says too little.
+    fn is_attached(&self) -> bool {
+        // What vanishes while the list is read shows as an error of that one element.
+        if loaded_links().flatten().any(|info| info.id() == self.link) {
+            return true;
+        }
+        let hook = match self.pin.kind {
+            // The link alone holds the program, until it is detached.
+            LinkKind::Redirect(_) => {
+                return loaded_programs().flatten().any(|info| info.id() == self.program);
+            }
+            LinkKind::Guard => TcAttachType::Egress,
+            LinkKind::IngressGuard => TcAttachType::Ingress,
+        };
+        // One program serves all guards.
+        match SchedClassifier::query_tcx(&self.pin.interface, hook) {
+            Ok((_revision, programs)) => programs.iter().any(|info| info.id() == self.program),
+            Err(ProgramError::TcError(TcError::IoError(_no_such_device))) => false,
+            Err(_program_that_vanished_meanwhile) => true,
+        }
+    }
+}
+
+/// Waits until the kernel has detached `links`: a device that still has one refuses the next one, and loses packets.
+pub(super) fn await_release(links: &[Removed]) -> io::Result<()> {
     let deadline = Instant::now() + DETACH_DEADLINE;
-    // An id that vanishes while the list is read shows as an error of that one element.
-    while loaded_links().flatten().any(|info| links.contains(&info.id())) {
+    while links.iter().any(Removed::is_attached) {
         if Instant::now() >= deadline {
             return Err(io::ErrorKind::TimedOut.into());
         }
