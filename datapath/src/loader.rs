@@ -11,6 +11,7 @@
 //! Attach order of an endpoint: [`Loader::guard`], then [`Loader::attach`] with its slots empty, then routes, then the
 //! socket, then [`Loader::set_socket`]. [`Loader::detach`] goes the other way.
 
+mod bpffs;
 mod error;
 mod pin;
 
@@ -23,25 +24,22 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-use aya::maps::{Map, MapData, MapError, MapInfo, MapType, PerCpuArray, XskMap};
+use aya::maps::{Map, MapData, MapType, PerCpuArray, XskMap};
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::{XdpLink, XdpMode as AyaMode};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use rustix::fs::statfs;
 use rustix::io::Errno;
 use rustix::net::netdevice::index_to_name;
 
+use self::bpffs::{require_bpffs, require_layout};
 pub use self::error::LoadError;
 use self::error::{errno, is_detached, lacks_native, link_error, program_error};
-use self::pin::{LinkKind, Pin, PinDirectory, Removed, await_release};
+use self::pin::{LinkKind, Pin, PinDirectory};
 
 /// Directory of this version's pins; a new number when maps or programs change incompatibly.
 const VERSION: &str = "v1";
-
-/// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
-const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The values that a global may have: aya keeps references to them as long as its loader, and making a loader means
 /// reading the kernel's whole type information, so one loader serves all interfaces.
@@ -189,7 +187,7 @@ impl Loader {
                     let updated = guard_program(&mut self.shared)?.take_link(id);
                     return updated.map(drop).map_err(program_error(name, "update the guard"));
                 }
-                Err(error) if is_detached(&error) => self.remove_pin(&pin)?,
+                Err(error) if is_detached(&error) => drop(self.links.remove(&pin)?),
                 Err(error) => return Err(program_error(name, "update the guard")(error)),
             }
         }
@@ -229,7 +227,7 @@ impl Loader {
             let link = XdpLink::try_from(link).map_err(link_error(name, "adopt the pinned XDP link"))?;
             match program.attach_to_link(link) {
                 Ok(_id) => return Ok(mode),
-                Err(error) if is_detached(&error) => self.remove_pin(&pin)?,
+                Err(error) if is_detached(&error) => drop(self.links.remove(&pin)?),
                 Err(error) => return Err(program_error(name, "update the redirect program")(error)),
             }
         }
@@ -289,7 +287,7 @@ impl Loader {
     /// # Errors
     /// [`LoadError::Pins`] or [`LoadError::Release`].
     pub fn detach(&mut self, name: &str) -> Result<(), LoadError> {
-        remove_pins(&self.links, name, |pin| pin.interface == name)
+        self.links.remove_all(name, |pin| pin.interface == name)
     }
 
     /// Names of the interfaces that have a pinned link, whether their device still exists or not.
@@ -297,7 +295,7 @@ impl Loader {
     /// # Errors
     /// [`LoadError::Pins`] when the directory cannot be read.
     pub fn pinned(&self) -> Result<BTreeSet<String>, LoadError> {
-        Ok(list(&self.links)?.into_iter().map(|pin| pin.interface).collect())
+        Ok(self.links.list()?.into_iter().map(|pin| pin.interface).collect())
     }
 
     /// Removes every link and map below `bpffs`, and the directories. Idempotent; needs no open loader, and an open one
@@ -307,7 +305,7 @@ impl Loader {
     /// [`LoadError::Pins`] or [`LoadError::Release`].
     pub fn remove_all(bpffs: &Path) -> Result<(), LoadError> {
         let root = bpffs.join(VERSION);
-        remove_pins(&PinDirectory::new(root.join("links")), "*", |_pin| true)?;
+        PinDirectory::new(root.join("links")).remove_all("*", |_pin| true)?;
         ignore_missing(fs::remove_dir_all(&root), "remove", &root)?;
         match fs::remove_dir(bpffs) {
             // A mount point, or something of somebody else in it: not ours to remove.
@@ -397,23 +395,17 @@ impl Loader {
         kind: impl Fn(LinkKind) -> bool,
     ) -> Result<Vec<Pin>, LoadError> {
         let mut found = Vec::new();
-        for pin in list(&self.links)? {
+        for pin in self.links.list()? {
             if !kind(pin.kind) || (pin.ifindex != ifindex && pin.interface != name) {
                 continue;
             }
             match self.device_name(pin.ifindex)? {
-                None => self.remove_pin(&pin)?,
+                None => drop(self.links.remove(&pin)?),
                 Some(current) => {
                     let pin = if current == pin.interface {
                         pin
                     } else {
-                        self.links
-                            .rename(&pin, &current)
-                            .map_err(|source| LoadError::Pins {
-                                step: "rename",
-                                path: self.links.file(&pin),
-                                source,
-                            })?
+                        self.links.rename(&pin, &current)?
                     };
                     if pin.ifindex == ifindex {
                         found.push(pin);
@@ -432,10 +424,6 @@ impl Loader {
             }
             Err(error) => Err(link_error(&pin.interface, "open the pinned link")(error)),
         }
-    }
-
-    fn remove_pin(&self, pin: &Pin) -> Result<(), LoadError> {
-        remove_pin(&self.links, pin).map(drop)
     }
 
     fn pin(&self, link: FdLink, pin: &Pin, program: &'static str) -> Result<(), LoadError> {
@@ -475,78 +463,6 @@ fn take_map<M: TryFrom<Map>>(ebpf: &mut Ebpf, item: &'static str) -> Result<M, L
 fn attach_redirect(program: &mut Xdp, ifindex: u32, mode: AyaMode) -> Result<XdpLink, ProgramError> {
     let id = program.attach_to_if_index(ifindex, mode)?;
     program.take_link(id)
-}
-
-/// `bpffs`, or the nearest directory above it that exists, must be a BPF file system: what is created elsewhere could
-/// not hold a pin.
-fn require_bpffs(bpffs: &Path) -> Result<(), LoadError> {
-    let not_bpffs = || LoadError::NotBpffs { path: bpffs.into() };
-    let existing = bpffs
-        .ancestors()
-        .find(|path| path.exists())
-        .ok_or_else(not_bpffs)?;
-    let kind = statfs(existing).map_err(|source| LoadError::Pins {
-        step: "ask for the file system of",
-        path: existing.into(),
-        source: source.into(),
-    })?;
-    if kind.f_type == BPF_FS_MAGIC {
-        Ok(())
-    } else {
-        Err(not_bpffs())
-    }
-}
-
-/// A pinned map is reused by name alone, so its layout (type, key and value bytes, entries) is checked here.
-fn require_layout(path: &Path, layout: (MapType, u32, u32, u32)) -> Result<(), LoadError> {
-    match MapInfo::from_pin(path) {
-        Ok(info) => {
-            let found = info
-                .map_type()
-                .map(|kind| (kind, info.key_size(), info.value_size(), info.max_entries()));
-            if found.is_ok_and(|found| found == layout) {
-                Ok(())
-            } else {
-                Err(LoadError::MapLayout { path: path.into() })
-            }
-        }
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(_unreadable) => Err(LoadError::MapLayout { path: path.into() }),
-    }
-}
-
-fn list(links: &PinDirectory) -> Result<Vec<Pin>, LoadError> {
-    links.list().map_err(|source| LoadError::Pins {
-        step: "list",
-        path: links.path().into(),
-        source,
-    })
-}
-
-fn remove_pin(links: &PinDirectory, pin: &Pin) -> Result<Option<Removed>, LoadError> {
-    links.remove(pin).map_err(|source| LoadError::Pins {
-        step: "remove",
-        path: links.file(pin),
-        source,
-    })
-}
-
-fn remove_pins(
-    links: &PinDirectory,
-    interface: &str,
-    chosen: impl Fn(&Pin) -> bool,
-) -> Result<(), LoadError> {
-    let mut removed = Vec::new();
-    for pin in list(links)?.iter().filter(|pin| chosen(pin)) {
-        removed.extend(remove_pin(links, pin)?);
-    }
-    if removed.is_empty() {
-        return Ok(());
-    }
-    await_release(&removed).map_err(|source| LoadError::Release {
-        interface: interface.into(),
-        source,
-    })
 }
 
 fn ignore_missing(result: io::Result<()>, step: &'static str, path: &Path) -> Result<(), LoadError> {

@@ -14,7 +14,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::TcError;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, loaded_links, loaded_programs};
 
-use super::XdpMode;
+use super::{LoadError, XdpMode};
 
 /// How long the kernel may take to detach a link after its pin is gone (an RCU grace period and a work item).
 const DETACH_DEADLINE: Duration = Duration::from_secs(5);
@@ -109,40 +109,69 @@ impl PinDirectory {
 
     /// All pins, redirect programs before guards; none when the directory does not exist. Files with other names are
     /// not ours to judge and left out.
-    pub(super) fn list(&self) -> io::Result<Vec<Pin>> {
+    pub(super) fn list(&self) -> Result<Vec<Pin>, LoadError> {
+        let error = |source| LoadError::Pins {
+            step: "list",
+            path: self.path.clone(),
+            source,
+        };
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(error(source)),
         };
         let mut pins = Vec::new();
         for entry in entries {
-            pins.extend(entry?.file_name().to_str().and_then(Pin::parse));
+            let entry = entry.map_err(error)?;
+            pins.extend(entry.file_name().to_str().and_then(Pin::parse));
         }
         pins.sort();
         Ok(pins)
     }
 
     /// Renames a pin after its device was renamed.
-    pub(super) fn rename(&self, pin: &Pin, interface: &str) -> io::Result<Pin> {
+    pub(super) fn rename(&self, pin: &Pin, interface: &str) -> Result<Pin, LoadError> {
         let renamed = Pin::new(pin.kind, pin.ifindex, interface);
-        fs::rename(self.file(pin), self.file(&renamed))?;
-        Ok(renamed)
+        let path = self.file(pin);
+        match fs::rename(&path, self.file(&renamed)) {
+            Ok(()) => Ok(renamed),
+            Err(source) => Err(LoadError::Pins {
+                step: "rename",
+                path,
+                source,
+            }),
+        }
     }
 
     /// Removes a pin and says what it held; `None` if it was gone already or not readable as a link.
-    pub(super) fn remove(&self, pin: &Pin) -> io::Result<Option<Removed>> {
-        let file = self.file(pin);
-        let link = PinnedLink::from_pin(&file).ok().map(FdLink::from);
+    pub(super) fn remove(&self, pin: &Pin) -> Result<Option<Removed>, LoadError> {
+        let path = self.file(pin);
+        let link = PinnedLink::from_pin(&path).ok().map(FdLink::from);
         let info = link.and_then(|link| link.info().ok());
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LoadError::Pins {
+                step: "remove",
+                path,
+                source,
+            }),
             _removed => Ok(info.map(|info| Removed {
                 pin: pin.clone(),
                 link: info.id(),
                 program: info.program_id(),
             })),
         }
+    }
+
+    /// Removes the chosen pins, and returns when their links are detached; `interface` is for the error.
+    pub(super) fn remove_all(&self, interface: &str, chosen: impl Fn(&Pin) -> bool) -> Result<(), LoadError> {
+        let mut removed = Vec::new();
+        for pin in self.list()?.iter().filter(|pin| chosen(pin)) {
+            removed.extend(self.remove(pin)?);
+        }
+        await_release(&removed).map_err(|source| LoadError::Release {
+            interface: interface.into(),
+            source,
+        })
     }
 }
 
@@ -180,7 +209,7 @@ impl Removed {
 }
 
 /// Waits until the kernel has detached `links`: a device that still has one refuses the next one, and loses packets.
-pub(super) fn await_release(links: &[Removed]) -> io::Result<()> {
+fn await_release(links: &[Removed]) -> io::Result<()> {
     let deadline = Instant::now() + DETACH_DEADLINE;
     while links.iter().any(Removed::is_attached) {
         if Instant::now() >= deadline {

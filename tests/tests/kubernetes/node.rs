@@ -1,5 +1,6 @@
 //! A node that ends and starts again.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -37,22 +38,29 @@ impl Drop for Stopped<'_> {
     }
 }
 
-fn node_stopped_and_started_again_enforces_its_policies(bed: &mut Installed) -> Result<()> {
+/// A server on each node, and on the first one a friend who may reach them and a stranger. The server on the second node gets the
+/// name, the one on the first is `web-stays`: its address.
+fn servers_for_friends(bed: &mut Installed, on_second: &str) -> Result<IpAddr> {
     bed.namespace(NAMESPACE)?;
-    let [first, second] = [bed.nodes[0].clone(), bed.nodes[1].clone()];
     bed.cluster
         .apply(&allow_only(NAMESPACE, "friends", "friend", "web"))?;
+    let [first, second] = [&bed.nodes[0], &bed.nodes[1]];
     bed.pods(
         NAMESPACE,
         &[
-            PodSpec::web("web-stays", "app: web", &first),
-            PodSpec::web("web", "app: web", &second),
-            PodSpec::idle("friend", "app: friend", &first),
-            PodSpec::idle("stranger", "app: stranger", &first),
+            PodSpec::web("web-stays", "app: web", first),
+            PodSpec::web(on_second, "app: web", second),
+            PodSpec::idle("friend", "app: friend", first),
+            PodSpec::idle("stranger", "app: stranger", first),
         ],
     )?;
+    bed.address(NAMESPACE, "web-stays")
+}
+
+fn node_stopped_and_started_again_enforces_its_policies(bed: &mut Installed) -> Result<()> {
+    let second = bed.nodes[1].clone();
     let (friend, stranger) = (format!("{NAMESPACE}/friend"), format!("{NAMESPACE}/stranger"));
-    let stays = bed.address(NAMESPACE, "web-stays")?;
+    let stays = servers_for_friends(bed, "web")?;
     let web = bed.address(NAMESPACE, "web")?;
     bed.until_connect(&friend, web, WEB, "open")?;
     bed.until_connect(&stranger, web, WEB, "timeout")?;
@@ -93,21 +101,9 @@ fn node_that_leaves_is_missed_by_nobody_and_one_that_joins_is_under_policy(
         println!("    not with this driver: its nodes are made with the cluster");
         return Ok(());
     }
-    bed.namespace(NAMESPACE)?;
-    let [first, second] = [bed.nodes[0].clone(), bed.nodes[1].clone()];
-    bed.cluster
-        .apply(&allow_only(NAMESPACE, "friends", "friend", "web"))?;
-    bed.pods(
-        NAMESPACE,
-        &[
-            PodSpec::web("web-stays", "app: web", &first),
-            PodSpec::web("web-leaves", "app: web", &second),
-            PodSpec::idle("friend", "app: friend", &first),
-            PodSpec::idle("stranger", "app: stranger", &first),
-        ],
-    )?;
+    let second = bed.nodes[1].clone();
     let (friend, stranger) = (format!("{NAMESPACE}/friend"), format!("{NAMESPACE}/stranger"));
-    let stays = bed.address(NAMESPACE, "web-stays")?;
+    let stays = servers_for_friends(bed, "web-leaves")?;
     bed.until_connect(&friend, stays, WEB, "open")?;
 
     bed.cluster.remove_node(&second)?;
