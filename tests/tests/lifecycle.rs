@@ -712,8 +712,8 @@ fn interface_that_the_runtime_detaches_stays_closed_until_it_is_gone(bed: &mut L
     bed.lab
         .run(&["sluice", "endpoint", "delete", "--pod", "app/target"])?;
     let address = target.ip4.to_string();
-    let ping = || bed.lab.on_node(&["ping", "-c", "1", "-W", "1", &address]);
-    ping().context("an interface that is let go is the kernel's")?;
+    let ping = |seconds| bed.lab.on_node(&["ping", "-c", "1", "-W", seconds, &address]);
+    ping("10").context("an interface that is let go is the kernel's")?;
     let pod = json!({"namespace": "app", "name": "target"});
     let attachment = json!({"network": "lab", "container_id": "c1"});
     let mac = target.mac.map(|byte| format!("{byte:02x}")).join(":");
@@ -725,7 +725,7 @@ fn interface_that_the_runtime_detaches_stays_closed_until_it_is_gone(bed: &mut L
         &json!({"request": "endpoint_delete", "arguments": {"pod": pod, "attachment": attachment}}),
     )?;
     ensure!(
-        ping().is_err(),
+        ping("1").is_err(),
         "the kernel reached a pod whose interface the runtime has not removed yet"
     );
     let (pins, name) = (bed.lab.dir().join("bpf"), format!("*{}*", target.veth));
