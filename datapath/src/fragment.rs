@@ -36,7 +36,7 @@ pub struct FragmentLimits {
     pub datagrams_per_endpoint: usize,
     /// Packets held.
     pub held: usize,
-    /// Packets held of one sender.
+    /// Frames of the packets held of one sender.
     pub held_per_endpoint: usize,
     /// Packets held of one datagram.
     pub held_per_datagram: usize,
@@ -132,13 +132,24 @@ struct Datagram {
 #[derive(Debug)]
 struct Held<P> {
     packet: P,
+    frames: usize,
     next: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Usage {
     datagrams: usize,
+    /// Frames.
     held: usize,
+}
+
+/// What holding a packet takes: frames are what there is a shortage of, not packets.
+#[derive(Debug, Clone, Copy)]
+pub struct Space {
+    /// Frames of the packet.
+    pub frames: usize,
+    /// Frames that may still be held, whosever they are.
+    pub room: usize,
 }
 
 /// Datagrams in progress and early fragments. `P` is the packet, of which the table knows nothing.
@@ -149,6 +160,7 @@ pub struct FragmentTable<P> {
     datagrams: Slab<Datagram>,
     held: Slab<Held<P>>,
     usage: HashMap<EndpointKey, Usage>,
+    held_frames: usize,
     cursor: usize,
 }
 
@@ -163,6 +175,7 @@ impl<P> FragmentTable<P> {
             datagrams: Slab::new(limits.datagrams),
             held: Slab::new(limits.held),
             usage: HashMap::new(),
+            held_frames: 0,
             cursor: 0,
         }
     }
@@ -176,6 +189,7 @@ impl<P> FragmentTable<P> {
         sender: EndpointKey,
         headers: &IpHeaders,
         packet: P,
+        space: Space,
         now_ns: u64,
         out: &mut Vec<Released<P>>,
     ) {
@@ -232,7 +246,7 @@ impl<P> FragmentTable<P> {
                 }
             }
             Placed::Early => {
-                if let Err(packet) = self.hold(at, packet) {
+                if let Err(packet) = self.hold(at, packet, space) {
                     out.push(Released {
                         packet,
                         outcome: Err(DropReason::FragmentCapacity),
@@ -277,6 +291,12 @@ impl<P> FragmentTable<P> {
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// Frames of the packets held now.
+    #[must_use]
+    pub fn held_frames(&self) -> usize {
+        self.held_frames
     }
 
     /// The packets held now, in no order: for the audit of frames.
@@ -350,17 +370,24 @@ impl<P> FragmentTable<P> {
     }
 
     /// Holds an early packet, or gives it back if there is no room.
-    fn hold(&mut self, at: usize, packet: P) -> Result<(), P> {
+    fn hold(&mut self, at: usize, packet: P, Space { frames, room }: Space) -> Result<(), P> {
         let Some(datagram) = self.datagrams.get_mut(at) else {
             return Err(packet);
         };
         let usage = self.usage.entry(datagram.key.sender).or_default();
-        if datagram.held >= self.limits.held_per_datagram || usage.held >= self.limits.held_per_endpoint {
+        if datagram.held >= self.limits.held_per_datagram
+            || usage.held + frames > self.limits.held_per_endpoint
+            || frames > room
+        {
             return Err(packet);
         }
         let place = self
             .held
-            .insert(Held { packet, next: NONE })
+            .insert(Held {
+                packet,
+                frames,
+                next: NONE,
+            })
             .map_err(|held| held.packet)?;
         match self.held.get_mut(datagram.last_held) {
             Some(last) => last.next = place,
@@ -368,7 +395,8 @@ impl<P> FragmentTable<P> {
         }
         datagram.last_held = place;
         datagram.held += 1;
-        usage.held += 1;
+        usage.held += frames;
+        self.held_frames += frames;
         Ok(())
     }
 
@@ -385,19 +413,23 @@ impl<P> FragmentTable<P> {
         if datagram.held == 0 {
             return;
         }
-        if let Some(usage) = self.usage.get_mut(&datagram.key.sender) {
-            usage.held = usage.held.saturating_sub(datagram.held);
-        }
+        let sender = datagram.key.sender;
         let mut place = datagram.first_held;
         datagram.held = 0;
         datagram.first_held = NONE;
         datagram.last_held = NONE;
+        let mut frames = 0;
         while let Some(held) = self.held.remove(place) {
+            frames += held.frames;
             out.push(Released {
                 packet: held.packet,
                 outcome,
             });
             place = held.next;
+        }
+        self.held_frames = self.held_frames.saturating_sub(frames);
+        if let Some(usage) = self.usage.get_mut(&sender) {
+            usage.held = usage.held.saturating_sub(frames);
         }
     }
 

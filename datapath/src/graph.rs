@@ -257,11 +257,8 @@ impl Graph {
     /// Frames that are held on purpose: early fragments, and first packets of peers that are not known yet.
     #[must_use]
     pub fn held_frames(&self) -> usize {
-        self.fragments
-            .held_packets()
-            .chain(self.holds.packets())
-            .map(|transit| transit.packet.frames())
-            .sum()
+        // A first packet that is held has one frame.
+        self.fragments.held_frames() + self.holds.len()
     }
 
     /// Does what a new snapshot or the time asks for: judges held packets again. To be called before the first batch of an

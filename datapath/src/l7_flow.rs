@@ -40,6 +40,8 @@ pub struct L7Flow {
     pub server_timestamp: Option<u32>,
     /// The server's latest window, unscaled.
     pub server_window: u16,
+    /// When the server was last heard of, after the handshake.
+    pub server_seen_ns: u64,
     /// Another SYN that the client sent into an open connection; a server that has forgotten the connection takes it.
     pub pending: Option<u32>,
     /// The request whose head is under way was reported in audit mode already.
@@ -58,6 +60,7 @@ impl L7Flow {
             client_timestamp: None,
             server_timestamp: None,
             server_window: 0,
+            server_seen_ns: 0,
             pending: None,
             is_head_audited: false,
             last_opened: None,
@@ -68,12 +71,13 @@ impl L7Flow {
 
     /// Opens the gate, if this SYN-ACK is not one that has opened it before.
     #[must_use]
-    pub fn open(&mut self, client_next: u32, server_next: u32) -> bool {
+    pub fn open(&mut self, client_next: u32, server_next: u32, now_ns: u64) -> bool {
         if self.last_opened == Some((client_next, server_next)) {
             return false;
         }
         self.last_opened = Some((client_next, server_next));
         self.pending = None;
+        self.server_seen_ns = now_ns;
         self.is_head_audited = false;
         self.phase = Phase::Open {
             client_next,

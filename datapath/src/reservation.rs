@@ -1,7 +1,8 @@
 //! Shares of a bounded table: no interface can take the last places from the others.
 //!
 //! Of `capacity` places an eighth is reserved: only interfaces that hold few get in there. So whoever floods a table, a pod or the
-//! outside, is refused while every other interface can still begin something.
+//! outside, is refused while every other interface can still begin something. And where the owner has set no quota, no pod holds
+//! more than half: few are enough to begin something, not to go on as usual.
 
 use policy::Slot;
 
@@ -16,17 +17,27 @@ pub struct Reservation {
     reserve: usize,
     /// What "few" is.
     few: u32,
+    /// Most places of one pod.
+    quota: u32,
 }
 
 impl Reservation {
-    /// Shares of a table with `capacity` places.
+    /// Shares of a table with `capacity` places, at most half for one pod.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
+        let quota = u32::try_from(capacity / 2).unwrap_or(u32::MAX).max(1);
+        Self::with_quota(capacity, quota)
+    }
+
+    /// The same with another quota.
+    #[must_use]
+    pub fn with_quota(capacity: usize, quota: u32) -> Self {
         let reserve = capacity / 8;
         Self {
             held: vec![0; SLOTS],
             reserve,
             few: u32::try_from(reserve / 128).unwrap_or(u32::MAX).max(1),
+            quota,
         }
     }
 
@@ -39,7 +50,9 @@ impl Reservation {
     /// Whether the slot may take one of the `free` places.
     #[must_use]
     pub fn admits(&self, slot: Slot, free: usize) -> bool {
-        free > self.reserve || free > 0 && self.held(slot) < self.few
+        let held = self.held(slot);
+        let is_within_quota = !slot.is_endpoint() || held < self.quota;
+        is_within_quota && (free > self.reserve || free > 0 && held < self.few)
     }
 
     /// The slot took a place.

@@ -16,6 +16,7 @@ use crate::http1::request::{Fault, FaultPlace, RequestParser, Stop};
 use crate::http1::response::{Outstanding, ResponseTracker};
 use crate::segment::Segment;
 use crate::sequence::{JudgedStream, Place, StreamMark};
+use crate::server::ServerStream;
 
 /// Rule sets of the flow: each must allow every request. Without any, well-formed HTTP passes.
 pub type Rules<'a> = &'a [(Direction, &'a HttpRuleSet)];
@@ -77,9 +78,9 @@ pub struct HttpGate {
     parser: RequestParser,
     outstanding: Outstanding,
     responses: ResponseTracker,
-    /// Sequence number after the highest server byte forwarded, without FIN.
-    server_next: u32,
-    server_fin: bool,
+    server: ServerStream,
+    /// One side was reset, or both have all that the other will ever send: the server has forgotten the connection, or will.
+    is_over: bool,
     is_closed: bool,
 }
 
@@ -123,8 +124,8 @@ impl HttpGate {
             parser: RequestParser::new(client_next_seq),
             outstanding: Outstanding::default(),
             responses: ResponseTracker::default(),
-            server_next: server_next_seq,
-            server_fin: false,
+            server: ServerStream::new(server_next_seq),
+            is_over: false,
             is_closed: false,
         }
     }
@@ -135,8 +136,8 @@ impl HttpGate {
         self.parser = RequestParser::new(client_next_seq);
         self.outstanding = Outstanding::default();
         self.responses = ResponseTracker::default();
-        self.server_next = server_next_seq;
-        self.server_fin = false;
+        self.server = ServerStream::new(server_next_seq);
+        self.is_over = false;
         self.is_closed = false;
     }
 
@@ -166,15 +167,66 @@ impl HttpGate {
         self.is_closed = false;
     }
 
+    /// A reset went by, of either side.
+    pub fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether a listener whose connection has died of its own could take the segment for the last one of its handshake; to be asked
+    /// where the server has not been heard of for a while, and answered with a reset.
+    #[must_use]
+    pub fn may_begin_anew(&self, segment: &Segment<'_>) -> bool {
+        (self.server.is_finished() || !self.server.is_received()) && self.resembles_handshake(segment)
+    }
+
+    fn resembles_handshake(&self, segment: &Segment<'_>) -> bool {
+        let distance = segment.seq.wrapping_sub(self.client.first());
+        self.server.resembles_handshake(distance, segment.ack)
+    }
+
     /// Judges a segment of the client.
     pub fn client(&mut self, segment: &Segment<'_>, rules: Rules<'_>, sink: &mut impl L7Sink) -> GateVerdict {
         if self.is_closed {
             return GateVerdict::Drop(DropReason::L7Closed);
         }
-        let len = segment.payload.len();
-        if len == 0 && !segment.fin {
-            return GateVerdict::Forward;
+        if !self.server.may_acknowledge(segment.ack) {
+            return GateVerdict::Drop(DropReason::InvalidTcp);
         }
+        // The server has nothing more to send or to receive.
+        self.is_over |= self.client.is_received() && self.server.is_finished() && self.server.is_received();
+        let is_empty = segment.payload.is_empty() && !segment.fin;
+        if self.is_over && (!is_empty || self.resembles_handshake(segment)) {
+            return GateVerdict::Drop(DropReason::L7Closed);
+        }
+        let verdict = if is_empty {
+            self.acknowledgment(segment)
+        } else {
+            self.content(segment, rules, sink)
+        };
+        if verdict == GateVerdict::Forward {
+            self.server.acknowledge(segment.ack);
+        }
+        verdict
+    }
+
+    /// Judges a segment of the client that only acknowledges.
+    fn acknowledgment(&self, segment: &Segment<'_>) -> GateVerdict {
+        // One that comes after a lost segment, or, before the first byte, to keep the connection alive (RFC 9293, 3.8.4).
+        let is_probe = segment.seq == self.client.first().wrapping_sub(1);
+        match self.client.place(segment.seq, 0) {
+            Place::Judged { .. } => GateVerdict::Forward,
+            Place::Impossible if is_probe => GateVerdict::Forward,
+            Place::Impossible => GateVerdict::Drop(DropReason::InvalidTcp),
+            _ if segment.seq == self.client_next() => GateVerdict::Forward,
+            // The server has shown where the stream begins for it.
+            Place::Ahead if self.client.is_begun() || self.server.is_begun() => GateVerdict::Forward,
+            Place::Ahead => GateVerdict::Drop(DropReason::L7OutOfOrder),
+        }
+    }
+
+    /// Judges a segment of the client with payload or FIN.
+    fn content(&mut self, segment: &Segment<'_>, rules: Rules<'_>, sink: &mut impl L7Sink) -> GateVerdict {
+        let len = segment.payload.len();
         let old = match self.client.place(segment.seq, len) {
             Place::Judged { old } => old,
             Place::Ahead => return GateVerdict::Drop(DropReason::L7OutOfOrder),
@@ -253,12 +305,12 @@ impl HttpGate {
         }
         self.client.acknowledge(segment.ack);
         let len = segment.payload.len();
-        let behind = self.server_next.wrapping_sub(segment.seq);
+        let behind = self.server.next().wrapping_sub(segment.seq);
         let is_ahead = behind > 1 << 31;
         let old = if is_ahead { 0 } else { behind.min(len) };
         if old < len {
             if is_ahead {
-                self.responses.skip(segment.seq.wrapping_sub(self.server_next));
+                self.responses.skip(segment.seq.wrapping_sub(self.server.next()));
             }
             for slice in segment.payload.from_offset(old) {
                 let fed = self
@@ -268,10 +320,10 @@ impl HttpGate {
                     return self.deny(self.client.next(), DropReason::NotHttp, None, Answer::Reset);
                 }
             }
-            self.server_next = segment.end();
+            self.server.advance(segment.end());
         }
         if segment.fin {
-            self.server_fin = true;
+            self.server.finish();
         }
         GateVerdict::Forward
     }
@@ -329,7 +381,7 @@ impl HttpGate {
         // everything before.
         let is_first = checkpoint.stream.next().wrapping_sub(self.parser.begin()) <= 1 << 31;
         let is_quiet = checkpoint.outstanding.is_empty() && self.responses.is_between_responses();
-        let is_current = segment.ack == self.server_next && !self.server_fin;
+        let is_current = segment.ack == self.server.next() && !self.server.is_finished();
         let answer = if place == FaultPlace::Head
             && is_first
             && is_quiet
@@ -363,7 +415,7 @@ impl HttpGate {
             direction,
             answer,
             client_ack: if is_newer { client_end } else { forwarded },
-            server_seq: self.server_next.wrapping_add(u32::from(self.server_fin)),
+            server_seq: self.server.end(),
             server_reset_seq: forwarded,
         })
     }

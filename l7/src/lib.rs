@@ -11,6 +11,7 @@ pub mod gate;
 pub mod http1;
 pub mod segment;
 pub mod sequence;
+mod server;
 
 pub use gate::{Answer, Denial, GateVerdict, HttpGate, L7Sink, Rules};
 pub use segment::{Payload, Segment};

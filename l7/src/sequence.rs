@@ -37,7 +37,7 @@ pub enum Place {
         /// Repeated bytes.
         old: u32,
     },
-    /// More is unacknowledged than TCP's largest window.
+    /// It begins before the stream does, or more is unacknowledged than TCP's largest window.
     Impossible,
 }
 
@@ -51,6 +51,7 @@ struct Span {
 #[derive(Debug, Clone, Copy)]
 pub struct StreamMark {
     next: u32,
+    judged: u32,
     bytes: usize,
     spans: usize,
     last_span: u32,
@@ -68,9 +69,13 @@ impl StreamMark {
 /// See the module.
 #[derive(Debug)]
 pub struct JudgedStream {
+    first: u32,
     next: u32,
+    /// Bytes judged so far, at most `u32::MAX`: what lies further behind is before the stream.
+    judged: u32,
     acked: u32,
     fin: bool,
+    is_fin_acked: bool,
     bytes: Vec<u8>,
     /// First live byte of `bytes`; what lies before was acknowledged.
     start: usize,
@@ -83,9 +88,12 @@ impl JudgedStream {
     #[must_use]
     pub fn new(next: u32) -> Self {
         Self {
+            first: next,
             next,
+            judged: 0,
             acked: next,
             fin: false,
+            is_fin_acked: false,
             // One byte more: a head is parsed with its last line feed before that has come.
             bytes: Vec::with_capacity(COPY_BYTES + 1),
             start: 0,
@@ -98,7 +106,15 @@ impl JudgedStream {
     pub fn reset(&mut self, next: u32) {
         self.bytes.clear();
         self.spans.clear();
-        (self.next, self.acked, self.fin, self.start, self.pinned) = (next, next, false, 0, 0);
+        (self.first, self.next, self.acked) = (next, next, next);
+        (self.judged, self.start, self.pinned) = (0, 0, 0);
+        (self.fin, self.is_fin_acked) = (false, false);
+    }
+
+    /// Sequence number of the first byte.
+    #[must_use]
+    pub fn first(&self) -> u32 {
+        self.first
     }
 
     /// Sequence number after the judged bytes, without FIN.
@@ -111,6 +127,18 @@ impl JudgedStream {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.fin
+    }
+
+    /// Whether the receiver has acknowledged any of it.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.acked != self.first || self.judged == u32::MAX || self.is_fin_acked
+    }
+
+    /// Whether the receiver has acknowledged all of it, and its FIN.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        self.is_fin_acked
     }
 
     /// Notes a judged FIN.
@@ -133,6 +161,8 @@ impl JudgedStream {
         let behind = self.next.wrapping_sub(seq);
         if behind > 1 << 31 {
             Place::Ahead
+        } else if behind > self.judged {
+            Place::Impossible
         } else {
             Place::Judged { old: behind.min(len) }
         }
@@ -152,6 +182,7 @@ impl JudgedStream {
             self.acked = ack;
         } else if self.fin && advance == unacked.wrapping_add(1) {
             self.acked = self.next;
+            self.is_fin_acked = true;
         }
     }
 
@@ -229,7 +260,7 @@ impl JudgedStream {
             _ => return Err(CopyFull),
         }
         self.bytes.extend_from_slice(bytes);
-        self.next = self.next.wrapping_add(len);
+        self.skip(len);
         Ok(())
     }
 
@@ -246,6 +277,7 @@ impl JudgedStream {
     /// Judges `len` bytes as body, which are not kept.
     pub fn skip(&mut self, len: u32) {
         self.next = self.next.wrapping_add(len);
+        self.judged = self.judged.saturating_add(len);
     }
 
     /// The pinned bytes: the head so far.
@@ -288,6 +320,7 @@ impl JudgedStream {
     pub fn mark(&self) -> StreamMark {
         StreamMark {
             next: self.next,
+            judged: self.judged,
             bytes: self.bytes.len(),
             spans: self.spans.len(),
             last_span: self.spans.back().map_or(0, |span| span.len),
@@ -298,6 +331,7 @@ impl JudgedStream {
     /// Forgets all bytes judged since `mark`.
     pub fn rewind(&mut self, mark: &StreamMark) {
         self.next = mark.next;
+        self.judged = mark.judged;
         self.bytes.truncate(mark.bytes);
         self.spans.truncate(mark.spans);
         if let Some(span) = self.spans.back_mut() {

@@ -57,7 +57,6 @@ pub struct Conntrack {
     entries: Vec<Entry>,
     free: Vec<u32>,
     flows: Reservation,
-    quota: u32,
     /// Flows that end at a slot, as `flows` counts those that begin there.
     ending: Reservation,
     cursor: usize,
@@ -78,9 +77,9 @@ impl Conntrack {
             mask: buckets - 1,
             entries: vec![Entry::vacant(); capacity as usize],
             free: (0..capacity).rev().collect(),
-            flows: Reservation::new(capacity as usize),
-            quota,
-            ending: Reservation::new(capacity as usize),
+            flows: Reservation::with_quota(capacity as usize, quota),
+            // Whoever is asked for much is no flood.
+            ending: Reservation::with_quota(capacity as usize, u32::MAX),
             cursor: 0,
         }
     }
@@ -264,11 +263,11 @@ impl Conntrack {
 
     /// Whether the slot may begin a flow in one of the `free` places.
     fn admit(&self, owner: Slot, free: usize) -> Result<(), InsertError> {
-        let beyond_quota = owner.is_endpoint() && self.flows_of(owner) >= self.quota;
-        if beyond_quota || !self.flows.admits(owner, free) {
-            return Err(InsertError::Quota);
+        if self.flows.admits(owner, free) {
+            Ok(())
+        } else {
+            Err(InsertError::Quota)
         }
-        Ok(())
     }
 
     /// Puts a new flow in the place of one on the same tuple, whichever way each of them goes; a flow that is gone already, or

@@ -69,6 +69,8 @@ impl TcpState {
                 (Self::Established | Self::FinOriginal | Self::FinReply, Original, false) => Ok(self),
                 // A late retransmission of the SYN-ACK; the receiver acknowledges it again (RFC 9293, 3.10.7.4).
                 (Self::Established, Reply, true) => Ok(Self::Established),
+                // A server that has forgotten the connection accepts the client's next one.
+                (Self::FinOriginal | Self::FinReply, Reply, true) => Ok(Self::Established),
                 _ => Err(InvalidTransition),
             };
         }
@@ -232,6 +234,16 @@ mod tests {
             let mut steps = open.to_vec();
             steps.extend([(first, FIN), (second, ACK), (second, FIN), (first, ACK)]);
             assert_eq!(run(&steps), Ok(TcpState::Finished));
+        }
+    }
+
+    #[test]
+    fn connection_of_which_one_side_alone_has_gone_may_begin_anew() {
+        let open = [(Original, SYN), (Reply, SYN_ACK), (Original, ACK)];
+        for first in [Original, Reply] {
+            let mut steps = open.to_vec();
+            steps.extend([(first, FIN), (Original, SYN), (Reply, SYN_ACK), (Original, ACK)]);
+            assert_eq!(run(&steps), Ok(TcpState::Established), "{first:?}");
         }
     }
 

@@ -15,6 +15,12 @@ const LIMITS: FragmentLimits = FragmentLimits {
     timeout_ns: 100,
 };
 
+/// One frame each, and room for all.
+const SPACE: Space = Space {
+    frames: 1,
+    room: usize::MAX,
+};
+
 fn sender(slot: u16) -> EndpointKey {
     EndpointKey {
         slot: Slot(slot),
@@ -74,7 +80,8 @@ impl Bench {
 
     fn admit(&mut self, slot: u16, headers: &IpHeaders, now: u64) -> Vec<Outcome> {
         let mut out = Vec::new();
-        self.table.admit(sender(slot), headers, self.next, now, &mut out);
+        self.table
+            .admit(sender(slot), headers, self.next, SPACE, now, &mut out);
         self.next += 1;
         plain(out)
     }
@@ -95,6 +102,36 @@ fn plain(out: Vec<Released<u32>>) -> Vec<Outcome> {
 const OVERLAP: Result<u16, DropReason> = Err(DropReason::FragmentOverlap);
 const CAPACITY: Result<u16, DropReason> = Err(DropReason::FragmentCapacity);
 const MISSING: Result<u16, DropReason> = Err(DropReason::FirstFragmentMissing);
+
+#[test]
+fn frames_and_not_packets_are_what_a_sender_and_all_of_them_may_hold() {
+    let mut table = FragmentTable::new(LIMITS);
+    let mut out = Vec::new();
+    let mut admit = |slot, id: u16, frames, room| {
+        let early = headers(false, id, 0, 24, 24, true);
+        table.admit(
+            sender(slot),
+            &early,
+            id.into(),
+            Space { frames, room },
+            0,
+            &mut out,
+        );
+        (table.held(), table.held_frames())
+    };
+    let most = LIMITS.held_per_endpoint;
+    assert_eq!(admit(8, 1, most - 1, 100), (1, most - 1));
+    assert_eq!(admit(8, 2, 2, 100), (1, most - 1), "beyond the sender's share");
+    assert_eq!(admit(9, 3, 2, 1), (1, most - 1), "beyond the room of all");
+    assert_eq!(admit(9, 4, 2, 2), (2, most + 1));
+    table.forget(sender(8), &mut out);
+    assert_eq!(table.held_frames(), 2);
+    // What need not wait takes nothing.
+    let whole = headers(false, 5, 4000, 0, 24, true);
+    let (no_room, mut passed) = (Space { frames: 17, room: 0 }, Vec::new());
+    table.admit(sender(8), &whole, 5, no_room, 0, &mut passed);
+    assert!(matches!(passed.as_slice(), [Released { outcome: Ok(_), .. }]));
+}
 
 #[test]
 fn later_fragments_are_judged_by_the_first() {
@@ -157,7 +194,7 @@ fn fragments_of_a_new_occupant_of_the_slot_do_not_meet_the_former_ones() {
     let mut out = Vec::new();
     bench
         .table
-        .admit(new, &headers(false, 1, 0, 24, 8, false), 1, 0, &mut out);
+        .admit(new, &headers(false, 1, 0, 24, 8, false), 1, SPACE, 0, &mut out);
     assert_eq!((plain(out), bench.table.held()), (vec![], 1));
 }
 

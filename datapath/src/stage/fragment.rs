@@ -4,7 +4,7 @@ use policy::{DropReason, EndpointKey, Identity};
 
 use super::hold::HELD_PART;
 use super::parse;
-use crate::fragment::Released;
+use crate::fragment::{Released, Space};
 use crate::graph::{Graph, Refusal, Transit};
 use crate::xsk::Packet;
 
@@ -15,15 +15,20 @@ pub fn run(
     batch: &mut Vec<Transit>,
     outbox: &mut Vec<(EndpointKey, Packet)>,
 ) {
-    // A fragment may have to wait, and frames are what there is a shortage of, not packets.
-    if graph.held_frames() + transit.packet.frames() > graph.frames.total() / HELD_PART {
-        return refuse(graph, transit, DropReason::FragmentCapacity);
-    }
+    let space = Space {
+        frames: transit.packet.frames(),
+        room: (graph.frames.total() / HELD_PART).saturating_sub(graph.held_frames()),
+    };
     let mut released = std::mem::take(&mut graph.released);
     let (sender, headers) = (transit.sender, transit.headers);
-    graph
-        .fragments
-        .admit(sender, &headers, transit, graph.clock.mono_ns, &mut released);
+    graph.fragments.admit(
+        sender,
+        &headers,
+        transit,
+        space,
+        graph.clock.mono_ns,
+        &mut released,
+    );
     for Released {
         packet: transit,
         outcome,

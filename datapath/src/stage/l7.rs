@@ -2,31 +2,35 @@
 //!
 //! The gate (`l7::HttpGate`) needs the whole connection: the flow must begin with a SYN that the worker saw, the SYN-ACK must
 //! acknowledge exactly that SYN, and neither may carry data. Segments that different hosts could understand differently (urgent data,
-//! signed segments, malformed options) do not pass. A denial answers the client, resets the server and ends the flow.
+//! signed segments, Multipath TCP, malformed options) do not pass; a SYN that offers Multipath TCP does without the offer. A denial answers the client, resets the server and ends the flow.
 //!
 //! Where every direction with rules is in audit mode, nothing is refused: what would be is reported, and at the first thing that is
 //! no denied request the gate goes to sleep for the flow. Should rules be enforced on it later, it is one that nobody has seen.
 
 mod audit;
+mod report;
 
 use policy::{Direction, DropReason, EndpointKey, HttpIndex, Snapshot};
 
 use self::audit::{auditor, client, sleep};
+use self::report::{Sink, event};
 use super::audit::Audit;
 use super::reset;
 use crate::conntrack::{Entry, EntryVerdict, TcpState};
-use crate::event::{FlowEvent, FlowEventKind, InlineText};
 use crate::flow::FlowDirection;
 use crate::graph::{Decided, Graph, Refusal, Transit};
 use crate::l7_flow::{L7Flow, Phase};
 use crate::wire::packet::{L4, TcpHeader};
-use crate::wire::tcp::{Segment as OwnSegment, Tcp, TcpFlags, TcpOptions};
+use crate::wire::tcp::{self, Segment as OwnSegment, Tcp, TcpFlags, TcpOptions};
 use crate::xsk::{MAX_CHAIN, Packet};
 
-use l7::{Answer, Denial, GateVerdict, L7Sink, Payload, Segment};
+use l7::{Answer, Denial, GateVerdict, Payload, Segment};
 
 /// What a denied client gets (Cilium's body, `403` and nothing else of the connection).
 const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 15\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nAccess denied\r\n";
+
+/// After so long without a word, a server that has unfinished business may have given the connection up without one.
+const SILENCE_NS: u64 = 3_000_000_000;
 
 /// What became of a segment before the gate.
 enum Outcome {
@@ -52,7 +56,7 @@ impl Outcome {
 /// Judges a packet of a gated flow; returns it if it may pass.
 pub fn run(
     graph: &mut Graph,
-    transit: Transit,
+    mut transit: Transit,
     decided: &Decided,
     outbox: &mut Vec<(EndpointKey, Packet)>,
 ) -> Option<Transit> {
@@ -84,7 +88,7 @@ pub fn run(
     let outcome = match tcp.flags.has(TcpFlags::SYN) {
         // It went by unjudged while its rules were audited.
         _ if entry.audited.l7 => Outcome::Unknown,
-        true => handshake(graph, &transit, &tcp, decided, &entry),
+        true => handshake(graph, &mut transit, &tcp, decided, &entry),
         false => judge(graph, &transit, &tcp, decided, &entry, &mut sink),
     };
     if let (Some(direction), Some(reason)) = (auditor, outcome.reason()) {
@@ -165,7 +169,7 @@ fn end(graph: &mut Graph, decided: &Decided, entry: &Entry) {
 /// SYN and SYN-ACK: where the two streams begin.
 fn handshake(
     graph: &mut Graph,
-    transit: &Transit,
+    transit: &mut Transit,
     tcp: &TcpHeader,
     decided: &Decided,
     entry: &Entry,
@@ -178,6 +182,12 @@ fn handshake(
         Ok(options) if !options.is_signed => options,
         _ => return Outcome::Refuse(DropReason::InvalidTcp),
     };
+    if options.is_multipath {
+        let is_offer = !tcp.flags.has(TcpFlags::ACK);
+        if !(is_offer && withdraw_multipath(graph, transit)) {
+            return Outcome::Refuse(DropReason::InvalidTcp);
+        }
+    }
     let timestamp = options.timestamps.map(|t| t.value);
     let next = tcp.seq.wrapping_add(1);
     if decided.direction == FlowDirection::Original && entry.l7.is_none() {
@@ -196,6 +206,7 @@ fn handshake(
         }
         return Outcome::Pass;
     }
+    let now = graph.clock.mono_ns;
     let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else {
         return Outcome::Unknown;
     };
@@ -212,7 +223,7 @@ fn handshake(
             Outcome::Pass
         }
         (FlowDirection::Reply, Phase::SynSeen { client_next }) => {
-            if tcp.ack != client_next || !flow.open(client_next, next) {
+            if tcp.ack != client_next || !flow.open(client_next, next, now) {
                 return Outcome::Refuse(DropReason::InvalidTcp);
             }
             flow.server_timestamp = timestamp;
@@ -231,7 +242,7 @@ fn handshake(
         ) => {
             let is_repeated = tcp.ack == client_next && server_next == next;
             // The server answers the pending SYN: it has forgotten the connection, and this one takes its place.
-            let is_new = flow.pending == Some(tcp.ack) && flow.open(tcp.ack, next);
+            let is_new = flow.pending == Some(tcp.ack) && flow.open(tcp.ack, next, now);
             if is_new {
                 flow.server_timestamp = timestamp;
                 flow.client_timestamp = timestamp.and(flow.client_timestamp);
@@ -243,6 +254,16 @@ fn handshake(
             }
         }
     }
+}
+
+/// The gate judges bytes in the order of their sequence numbers, and a receiver of Multipath TCP reads them in another.
+fn withdraw_multipath(graph: &mut Graph, transit: &mut Transit) -> bool {
+    let (offset, checksum) = (transit.headers.l4_offset(), transit.checksum);
+    let linear = graph.frames.linear_mut(&mut transit.packet);
+    let options = transit.headers.payload_offset();
+    linear
+        .get_mut(offset..options)
+        .is_some_and(|header| tcp::remove_multipath(header, checksum))
 }
 
 fn options(graph: &Graph, transit: &Transit) -> Result<TcpOptions, DropReason> {
@@ -263,9 +284,12 @@ fn judge(
     sink: &mut Sink,
 ) -> Outcome {
     let options = match options(graph, transit) {
-        Ok(options) if !options.is_signed && !tcp.flags.has(TcpFlags::URG) => options,
+        Ok(options) if !options.is_signed && !options.is_multipath && !tcp.flags.has(TcpFlags::URG) => {
+            options
+        }
         _ => return Outcome::Refuse(DropReason::InvalidTcp),
     };
+    let now = graph.clock.mono_ns;
     let Some(flow) = entry.l7.and_then(|index| graph.l7.get_mut(index)) else {
         return Outcome::Unknown;
     };
@@ -287,6 +311,7 @@ fn judge(
         // A reset that the server ignores would end the judgement of a connection that goes on.
         let is_exact = decided.direction == FlowDirection::Reply || tcp.seq == flow.gate.client_next();
         return if is_exact {
+            flow.gate.end();
             Outcome::Pass
         } else {
             Outcome::Refuse(DropReason::InvalidTcp)
@@ -307,6 +332,9 @@ fn judge(
     };
     let verdict = match decided.direction {
         FlowDirection::Original => {
+            if now.saturating_sub(flow.server_seen_ns) > SILENCE_NS && flow.gate.may_begin_anew(&segment) {
+                return Outcome::Unknown;
+            }
             remember(&mut flow.client_timestamp, options.timestamps.map(|t| t.value));
             match rules(&graph.snapshot, entry) {
                 Err(reason) => return Outcome::Refuse(reason),
@@ -316,6 +344,7 @@ fn judge(
             }
         }
         FlowDirection::Reply => {
+            flow.server_seen_ns = now;
             remember(&mut flow.server_timestamp, options.timestamps.map(|t| t.value));
             flow.server_window = tcp.window;
             flow.gate.server(&segment, sink)
@@ -426,72 +455,5 @@ fn answer(graph: &mut Graph, entry: &Entry, denial: &Denial, outbox: &mut Vec<(E
         if let Some(packet) = graph.build(receiver, None, |_, ip| segment.write(ip)) {
             graph.send_own(receiver, packet, outbox);
         }
-    }
-}
-
-/// Events of one segment that are reported; more pipelined requests than that are still judged and counted.
-const SINK_EVENTS: usize = 8;
-
-/// Collects what the gate saw while the graph is borrowed.
-#[derive(Default)]
-struct Sink {
-    reported: [Option<FlowEventKind>; SINK_EVENTS],
-    count: usize,
-    forwarded: u64,
-    denied: u64,
-    /// Forwarded requests that egress and ingress deny in audit mode.
-    audited: [u64; 2],
-}
-
-impl Sink {
-    fn push(&mut self, kind: FlowEventKind) {
-        if let Some(place) = self.reported.get_mut(self.count) {
-            *place = Some(kind);
-            self.count += 1;
-        }
-    }
-
-    fn deliver(&self, graph: &Graph, template: &FlowEvent) {
-        graph.counters.http_forwarded.add(self.forwarded);
-        graph.counters.http_denied.add(self.denied);
-        let [egress, ingress] = self.audited;
-        graph.counters.audited(Direction::Egress).add(egress);
-        graph.counters.audited(Direction::Ingress).add(ingress);
-        for kind in self.reported.iter().take(self.count).flatten() {
-            graph.report(FlowEvent {
-                kind: *kind,
-                ..*template
-            });
-        }
-    }
-}
-
-impl L7Sink for Sink {
-    fn request(&mut self, method: &[u8], path: &[u8], denied: Option<(DropReason, Option<Direction>)>) {
-        match denied {
-            None => self.forwarded += 1,
-            Some(_) => self.denied += 1,
-        }
-        self.push(FlowEventKind::HttpRequest {
-            denied: denied.map(|(reason, _)| reason),
-            direction: denied.and_then(|(_, direction)| direction),
-            audited: false,
-            method: InlineText::new(method),
-            path: InlineText::new(path),
-        });
-    }
-
-    fn response(&mut self, status: u16) {
-        self.push(FlowEventKind::HttpResponse { status });
-    }
-}
-
-/// What the events of a packet have in common: they speak of the flow, whichever way the packet goes.
-fn event(graph: &Graph, transit: &Transit, entry: &Entry, direction: FlowDirection) -> FlowEvent {
-    let kind = FlowEventKind::HttpResponse { status: 0 };
-    let event = graph.event(transit, entry.source_identity, entry.destination_identity, kind);
-    FlowEvent {
-        is_reply: direction == FlowDirection::Reply,
-        ..entry.in_its_terms(event)
     }
 }

@@ -6,7 +6,7 @@ mod segment;
 use policy::DropReason;
 
 use super::array_at_mut;
-pub use options::{OptionIter, TcpOption, TcpOptions, Timestamps, clamp_mss};
+pub use options::{OptionIter, TcpOption, TcpOptions, Timestamps, clamp_mss, remove_multipath};
 pub use segment::Segment;
 
 /// Length of a header without options, bytes.

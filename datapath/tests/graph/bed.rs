@@ -626,7 +626,8 @@ fn ip_packet(source: IpAddr, destination: IpAddr, protocol: Protocol, l4: &[u8])
     }
 }
 
-fn with_checksum(
+/// A packet of `l4`, whose checksum at `at` is zero so far.
+pub fn with_checksum(
     source: IpAddr,
     destination: IpAddr,
     protocol: Protocol,

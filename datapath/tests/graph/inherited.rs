@@ -332,16 +332,21 @@ fn time_counts_from_when_the_policies_of_all_are_known_but_not_for_ever() {
             bed.attach(adopted(pod));
         }
         bed.adoption_ends();
-        let wait = if is_known { window * 2 } else { window * 10 };
-        while inherited.elapsed() <= wait {
-            bed.turn();
-        }
-        let left = bed.worker.graph().translations().inherited().len();
+        let left = |bed: &Bed| bed.worker.graph().translations().inherited().len();
         if !is_known {
-            assert_eq!(left, 0);
+            while left(&bed) > 0 {
+                assert!(inherited.elapsed() < window * 100, "it is kept for ever");
+                bed.turn();
+            }
             continue;
         }
-        assert_eq!(left, 1, "nobody knows yet whether it may go on");
+        while inherited.elapsed() <= window * 2 {
+            bed.turn();
+        }
+        // Unless the machine has slept.
+        if inherited.elapsed() < window * 8 {
+            assert_eq!(left(&bed), 1, "nobody knows yet whether it may go on");
+        }
         bed.rules = rules;
         let published = Instant::now();
         bed.publish();
@@ -682,7 +687,7 @@ fn inherited_connections_take_no_more_than_a_pods_share_of_any_table() {
     }
     let flows = bed.translated_flows();
     for (translations, quota, reason) in [
-        (4, 1024, DropReason::NoNatMapping),
+        (8, 1024, DropReason::NoNatMapping),
         (256, 4, DropReason::FlowQuota),
     ] {
         let mut bed = Bed::with(GraphConfig {

@@ -9,6 +9,7 @@
 //! - `inherited`: connections through Services of which the former worker has told
 //! - `lifecycle`: endpoints come and go, policies change, frames are accounted for
 //! - `midstream`: connections that are older than the worker
+//! - `stream`: client and gate must agree with the server about where a gated stream begins, what its order is, and that it is alive
 //! - `services`: which backend a flow gets, and what it is told where there is none
 
 mod attacks;
@@ -22,3 +23,4 @@ mod lifecycle;
 mod midstream;
 mod review;
 mod services;
+mod stream;

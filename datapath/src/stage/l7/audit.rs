@@ -3,7 +3,8 @@
 use l7::{GateVerdict, HttpGate, Segment};
 use policy::{Direction, DropReason, Snapshot};
 
-use super::{RuleSet, RuleSets, Sink, event, rules};
+use super::report::{Sink, event};
+use super::{RuleSet, RuleSets, rules};
 use crate::conntrack::Entry;
 use crate::event::FlowEventKind;
 use crate::graph::{Decided, Graph, Transit};

@@ -41,6 +41,7 @@ impl<'a> Tcp<'a> {
                     return Err(DropReason::InvalidTcp);
                 }
                 (KIND_MD5, _) | (KIND_AO, _) => found.is_signed = true,
+                (KIND_MULTIPATH, _) => found.is_multipath = true,
                 (KIND_FAST_OPEN, _) | (KIND_EXPERIMENT_2, [0xf9, 0x89, ..]) => found.fast_open = true,
                 _ => (),
             }
@@ -57,6 +58,7 @@ const KIND_SACK_PERMITTED: u8 = 4;
 pub(super) const KIND_TIMESTAMPS: u8 = 8;
 const KIND_MD5: u8 = 19;
 const KIND_AO: u8 = 29;
+const KIND_MULTIPATH: u8 = 30;
 const KIND_FAST_OPEN: u8 = 34;
 /// Shared by experiments; fast open's carry the magic number 0xf989 (RFC 7413, 4.1.1 and appendix A).
 const KIND_EXPERIMENT_2: u8 = 254;
@@ -86,6 +88,8 @@ pub struct TcpOptions {
     pub timestamps: Option<Timestamps>,
     /// MD5 signature (RFC 2385) or authentication option (RFC 5925): cannot be checked, and edits break it.
     pub is_signed: bool,
+    /// Multipath TCP (RFC 8684): the receiver reads the bytes in an order that other options tell.
+    pub is_multipath: bool,
     /// TCP fast open (RFC 7413), also in its experimental form: data in the SYN.
     pub fast_open: bool,
 }
@@ -176,6 +180,37 @@ fn mss_above(segment: &[u8], max: u16) -> Option<(usize, u16)> {
             }
             _ => None,
         })
+}
+
+/// Writes padding over every Multipath TCP option of `segment`, with its checksum, which is in state `checksum`. A SYN without it
+/// offers plain TCP (RFC 8684, 3.1). Returns whether none is left.
+pub fn remove_multipath(segment: &mut [u8], checksum: L4Checksum) -> bool {
+    let multipath = |segment: &[u8]| {
+        let view = Tcp::parse(segment, segment.len()).ok()?;
+        let mut options = view.options().map_while(Result::ok);
+        let found = options.find(|option| option.kind == KIND_MULTIPATH)?;
+        Some(found.offset - 2..found.offset + found.data.len())
+    };
+    // Each round removes one of at most twenty options for good.
+    while let Some(range) = multipath(segment) {
+        let Some(option) = segment.get_mut(range.clone()) else {
+            return false;
+        };
+        let mut edit = Edit::NONE;
+        for (offset, byte) in range.zip(option) {
+            let (old, new) = (u16::from(*byte), u16::from(KIND_NOP));
+            edit = if offset % 2 == 0 {
+                edit.word(old << 8, new << 8)
+            } else {
+                edit.word(old, new)
+            };
+            *byte = KIND_NOP;
+        }
+        if apply(segment, checksum, edit).is_none() {
+            return false;
+        }
+    }
+    true
 }
 
 fn apply(segment: &mut [u8], state: L4Checksum, edit: Edit) -> Option<()> {

@@ -91,6 +91,7 @@ fn options_of_a_linux_syn_are_read() {
             sack_permitted: true,
             timestamps: Some(Timestamps { value: 1, echo: 2 }),
             is_signed: false,
+            is_multipath: false,
             fast_open: false,
         })
     );
