@@ -22,7 +22,7 @@ use policy::{EndpointKey, Slot, SlotGeneration};
 
 use crate::affinity;
 use crate::endpoint_registry::Endpoint;
-use crate::node::{FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, Pair};
+use crate::node::{KEEPER_PAIR, Pair};
 use crate::watchdog;
 
 /// How long the worker may take to obey.
@@ -163,16 +163,15 @@ impl Dataplane {
         &self.worker
     }
 
-    /// Serves a host pair; `inner` is its inner end.
+    /// Serves a host pair in its slot; `inner` is its inner end.
     ///
     /// # Errors
     /// [`DataplaneError`]; the pair drops everything then.
-    pub fn attach_pair(&mut self, pair: &Pair, inner: &Device) -> Result<(), DataplaneError> {
-        let (slot, kind) = if *pair == HOST_PAIR {
-            (Slot::HOST, InterfaceKind::Host)
+    pub fn attach_pair(&mut self, pair: &Pair, slot: Slot, inner: &Device) -> Result<(), DataplaneError> {
+        let kind = if slot == Slot::HOST {
+            InterfaceKind::Host
         } else {
-            debug_assert_eq!(*pair, FORWARD_PAIR, "the keeper is not served");
-            (Slot::FORWARD, InterfaceKind::Forward)
+            InterfaceKind::Forward
         };
         let key = EndpointKey {
             slot,
@@ -321,12 +320,28 @@ impl Dataplane {
         Ok(self.loader.detach(interface)?)
     }
 
-    /// Interfaces that something is pinned of, whether they still exist or not.
+    /// Removes what is left of the programs of interfaces that are gone; returns their names.
     ///
     /// # Errors
     /// [`DataplaneError::Load`].
-    pub fn pinned(&self) -> Result<BTreeSet<String>, DataplaneError> {
-        Ok(self.loader.pinned()?)
+    pub fn release_vanished(&mut self) -> Result<BTreeSet<String>, DataplaneError> {
+        Ok(self.loader.detach_vanished()?)
+    }
+
+    /// The names that interfaces with programs have now, by those that they had when they were closed.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Load`].
+    pub fn renamed(&self) -> Result<BTreeMap<String, String>, DataplaneError> {
+        Ok(self.loader.renamed()?)
+    }
+
+    /// Takes the names that interfaces have now for theirs.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Load`].
+    pub fn follow_renames(&mut self) -> Result<(), DataplaneError> {
+        Ok(self.loader.follow_renames()?)
     }
 
     /// The interface that a slot serves.
@@ -336,14 +351,6 @@ impl Dataplane {
             .get(&key.slot)
             .filter(|served| served.key == key && served.is_open)
             .map(|served| &served.attached)
-    }
-
-    /// Name of the interface in a slot.
-    #[must_use]
-    pub fn interface_name(&self, slot: Slot) -> Option<&str> {
-        self.served
-            .get(&slot)
-            .map(|served| served.attached.device.name.as_str())
     }
 
     /// Frames and rings, counted by the worker.

@@ -396,6 +396,27 @@ impl EndpointRegistry {
         Ok(endpoint)
     }
 
+    /// Gives endpoints the names that their interfaces have now, by the former ones.
+    ///
+    /// # Errors
+    /// [`RegistryError::InterfaceInUse`] or [`RegistryError::Io`]; nothing changed then.
+    pub fn follow_renames(&mut self, renamed: &BTreeMap<String, String>) -> Result<(), RegistryError> {
+        let mut contents = self.contents.clone();
+        let mut owners = BTreeMap::new();
+        for Endpoint { spec, .. } in &mut contents.endpoints {
+            if let Some(name) = renamed.get(&spec.interface) {
+                spec.interface.clone_from(name);
+            }
+            if let Some(owner) = owners.insert(spec.interface.clone(), spec.pod.clone()) {
+                return Err(RegistryError::InterfaceInUse {
+                    interface: spec.interface.clone(),
+                    owner,
+                });
+            }
+        }
+        self.store(contents)
+    }
+
     /// Removes a pod's endpoint and returns it.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub mod explanation;
 pub mod flow_log;
 pub mod flow_record;
 pub mod handover;
+pub mod heartbeat;
 pub mod junit;
 pub mod log;
 pub mod metrics;

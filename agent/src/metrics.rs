@@ -3,11 +3,11 @@
 //! Nothing is counted here: each scrape asks for the agent's [`Status`] and renders it, so that metrics and `sluice status`
 //! cannot disagree. `/healthz` answers 200 while the agent's state has an owner.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -26,12 +26,16 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::api::{AgentState, Command, Status};
 
-/// Connections at a time; further ones wait.
+/// Connections at a time; a further one takes the place of the oldest. Whoever opens many must not keep the kubelet from asking
+/// whether the agent lives.
 const CONNECTIONS: usize = 16;
+
+/// Age of the last heartbeat of an agent that is stuck: its turns are seconds, and the next comes with the next tick.
+const DEAD: Duration = Duration::from_secs(90);
 
 /// Longest life of a connection.
 const CONNECTION_TIME: Duration = Duration::from_secs(30);
@@ -77,12 +81,8 @@ impl MetricsServer {
 
     /// Serves until dropped.
     pub async fn serve<S: MetricsSource>(self, source: S) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = VecDeque::with_capacity(CONNECTIONS);
         loop {
-            // Never closed, so never an error.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-                return;
-            };
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -92,7 +92,11 @@ impl MetricsServer {
                 }
             };
             let source = source.clone();
-            tokio::spawn(async move {
+            connections.retain(|connection: &AbortOnDrop| !connection.0.is_finished());
+            if connections.len() == CONNECTIONS {
+                connections.pop_front();
+            }
+            let connection = tokio::spawn(async move {
                 let service = service_fn(|request| {
                     let source = source.clone();
                     async move { Ok::<_, Infallible>(answer(&request, &source).await) }
@@ -104,9 +108,18 @@ impl MetricsServer {
                 if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_TIME, connection).await {
                     tracing::debug!(%error, "metrics client went away");
                 }
-                drop(place);
             });
+            connections.push_back(AbortOnDrop(connection));
         }
+    }
+}
+
+/// A connection's task; ends with its place.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -115,8 +128,11 @@ pub trait MetricsSource: Clone + Send + Sync + 'static {
     /// Why there are no metrics.
     type Error: fmt::Display + Send;
 
-    /// Metrics in OpenMetrics text format; if there are none, `/healthz` fails, too.
+    /// Metrics in OpenMetrics text format.
     fn scrape(&self) -> impl Future<Output = Result<String, Self::Error>> + Send;
+
+    /// Whether it lives, for `/healthz`; told without waiting for anybody.
+    fn is_alive(&self) -> bool;
 }
 
 impl MetricsSource for AgentState {
@@ -125,28 +141,23 @@ impl MetricsSource for AgentState {
     async fn scrape(&self) -> Result<String, Self::Error> {
         self.ask(Command::Status).await.map(render)
     }
+
+    fn is_alive(&self) -> bool {
+        self.heartbeat.age() < DEAD
+    }
 }
 
 async fn answer<B, S: MetricsSource>(request: &Request<B>, source: &S) -> Response<Full<Bytes>> {
-    let is_metrics = request.uri().path() == "/metrics";
-    let (status, content_type, body) = if request.method() != Method::GET {
-        (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "text/plain",
-            "only GET\n".to_owned(),
-        )
-    } else if !is_metrics && request.uri().path() != "/healthz" {
-        (StatusCode::NOT_FOUND, "text/plain", "try /metrics\n".to_owned())
-    } else {
-        match source.scrape().await {
-            Ok(metrics) if is_metrics => (StatusCode::OK, OPEN_METRICS, metrics),
-            Ok(_) => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-            Err(error) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "text/plain",
-                format!("{error}\n"),
-            ),
-        }
+    let text = "text/plain";
+    let (status, content_type, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => match source.scrape().await {
+            Ok(metrics) => (StatusCode::OK, OPEN_METRICS, metrics),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, text, format!("{error}\n")),
+        },
+        (&Method::GET, "/healthz") if source.is_alive() => (StatusCode::OK, text, "ok\n".to_owned()),
+        (&Method::GET, "/healthz") => (StatusCode::SERVICE_UNAVAILABLE, text, "stuck\n".to_owned()),
+        (&Method::GET, _) => (StatusCode::NOT_FOUND, text, "try /metrics\n".to_owned()),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, text, "only GET\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -544,13 +555,23 @@ mod tests {
                 .await
                 .starts_with("HTTP/1.1 405")
         );
+        // Whoever opens connections and says nothing does not keep others out, nor does an owner that is busy.
+        let mut silent = Vec::new();
+        for _ in 0..4 * CONNECTIONS {
+            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
         owner.abort();
         // The owner's end is dropped with it.
         let _aborted = owner.await;
         assert!(
-            get(address, &ask("GET", "/healthz"))
+            get(address, &ask("GET", "/metrics"))
                 .await
                 .starts_with("HTTP/1.1 503")
+        );
+        assert!(
+            get(address, &ask("GET", "/healthz"))
+                .await
+                .starts_with("HTTP/1.1 200")
         );
         serving.abort();
     }

@@ -9,6 +9,7 @@ mod endpoints;
 mod handover;
 mod status;
 mod sweep;
+mod tuner;
 mod unenforced;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -22,23 +23,24 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use control::{ApiServer, Control, ControlConfig, ControlHandle, KubernetesConfig};
 use datapath::graph::GraphConfig;
-use policy::{EndpointKey, Frontend, PodName, Slot, Snapshot};
+use policy::{EndpointKey, Frontend, PodName, Slot, SlotGeneration, Snapshot};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 use tokio::time::MissedTickBehavior;
 
 use self::cni::Runtime;
+use self::tuner::Tuner;
 use self::unenforced::Unenforced;
 use crate::api::{AgentState, Command, Server};
-use crate::cli::{AgentArgs, PodTuning};
+use crate::cli::AgentArgs;
 use crate::dataplane::{Dataplane, DataplaneConfig};
 use crate::endpoint_registry::{self, EndpointRegistry};
 use crate::log;
 use crate::metrics::MetricsServer;
 use crate::node::{
-    Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Reconciler, conflict,
-    napi,
+    Devices, FORWARD_PAIR, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeState, Pair, Reconciler,
+    conflict, napi,
 };
 use crate::pump;
 
@@ -60,6 +62,9 @@ pub const ENDPOINTS: u16 = 4000;
 
 /// How often node state is checked without a notification.
 const RECONCILE: Duration = Duration::from_secs(30);
+
+/// The pairs that carry packets, and the slots of their inner ends.
+const SERVED_PAIRS: [(&Pair, Slot); 2] = [(&HOST_PAIR, Slot::HOST), (&FORWARD_PAIR, Slot::FORWARD)];
 
 /// Name of a pod's interface in its own namespace.
 const POD_INTERFACE: &str = "eth0";
@@ -119,7 +124,7 @@ struct Supervisor {
     node_name: String,
     /// Where policies come from, for people.
     source: String,
-    pod_tuning: PodTuning,
+    tuner: Tuner,
     /// Where what pods send is received, if not in softirqs.
     napi_cpu: Option<usize>,
     /// `--policy-audit-mode`.
@@ -132,6 +137,8 @@ struct Supervisor {
     registry: EndpointRegistry,
     reconciler: Reconciler,
     devices: Devices,
+    /// Index of the keeper that the UMEM is bound to.
+    keeper: u32,
     monitor: NodeMonitor,
     terminate: Signal,
     interrupt: Signal,
@@ -179,6 +186,10 @@ impl Supervisor {
                 ..GraphConfig::default()
             },
         };
+        let keeper = devices.find(KEEPER_PAIR.inner).await;
+        let keeper = keeper
+            .with_context(|| format!("{} is missing", KEEPER_PAIR.inner))?
+            .index;
         let dataplane = block_in_place(|| Dataplane::start(&args.bpffs, &config))?;
         let node_name = match &args.node_name {
             Some(name) => name.clone(),
@@ -218,7 +229,7 @@ impl Supervisor {
             interrupt,
             node_name,
             source,
-            pod_tuning: args.pod_tuning,
+            tuner: Tuner::new(args.pod_tuning),
             napi_cpu: worker_cpu.filter(|_| args.worker_napi),
             audit: args.policy_audit_mode,
             excluded: args.excluded_namespaces.iter().cloned().collect(),
@@ -227,6 +238,7 @@ impl Supervisor {
             registry,
             reconciler,
             devices,
+            keeper,
             // Before endpoints are taken up: what goes away meanwhile is told of later, and not lost.
             monitor: NodeMonitor::new()?,
             dataplane,
@@ -251,25 +263,14 @@ impl Supervisor {
             supervisor.start_warnings.push(warning.to_owned());
         }
         supervisor.inherit(run_dir);
-        supervisor.attach_pairs().await?;
+        for (pair, slot) in SERVED_PAIRS {
+            supervisor.serve_pair(pair, slot).await?;
+        }
         supervisor.adopt().await;
         supervisor.dataplane.adoption_ends()?;
         let published = Arc::clone(&supervisor.control.snapshots().borrow_and_update());
         supervisor.publish(published);
         Ok(supervisor)
-    }
-
-    async fn attach_pairs(&mut self) -> anyhow::Result<()> {
-        for pair in [&HOST_PAIR, &FORWARD_PAIR] {
-            let inner = self
-                .devices
-                .find(pair.inner)
-                .await
-                .with_context(|| format!("{} is missing", pair.inner))?;
-            block_in_place(|| self.dataplane.attach_pair(pair, &inner))
-                .with_context(|| format!("cannot serve {}", pair.inner))?;
-        }
-        Ok(())
     }
 
     /// Answers commands and follows control and the kernel until the process is told to end.
@@ -281,6 +282,7 @@ impl Supervisor {
         let mut ticks = tokio::time::interval(RECONCILE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.state.heartbeat.beat();
             tokio::select! {
                 Some(command) = commands.recv() => self.obey(command).await,
                 Ok(()) = snapshots.changed() => {
@@ -308,6 +310,7 @@ impl Supervisor {
                     self.unenforced.has_adopted();
                     self.look_for_unenforced();
                 }
+                Some(tuned) = self.tuner.next() => self.tuned(tuned),
                 _ = self.terminate.recv() => return Ok(()),
                 _ = self.interrupt.recv() => return Ok(()),
             }
@@ -389,7 +392,9 @@ impl Supervisor {
         };
         self.repairs += report.repaired.len() as u64;
         self.node_warnings = report.warnings.iter().map(ToString::to_string).collect();
-        if report.has_recreated(&KEEPER_PAIR) {
+        if let Some(keeper) = self.devices.find(KEEPER_PAIR.inner).await
+            && keeper.index != self.keeper
+        {
             // The UMEM's own device is gone and no socket can be bound any more: only a new process can.
             tracing::error!(
                 "{} was removed: ending, so that the agent is started anew",
@@ -397,24 +402,30 @@ impl Supervisor {
             );
             std::process::exit(1);
         }
-        for (pair, slot) in [(&HOST_PAIR, Slot::HOST), (&FORWARD_PAIR, Slot::FORWARD)] {
-            if !report.has_recreated(pair) {
-                continue;
-            }
-            let key = EndpointKey {
-                slot,
-                generation: policy::SlotGeneration(0),
-            };
-            let served = block_in_place(|| self.dataplane.stop(key));
-            let inner = self.devices.find(pair.inner).await;
-            let served = served.map_err(anyhow::Error::from).and_then(|()| {
-                let inner = inner.with_context(|| format!("{} is missing", pair.inner))?;
-                Ok(block_in_place(|| self.dataplane.attach_pair(pair, &inner))?)
-            });
-            if let Err(error) = served {
+        for (pair, slot) in SERVED_PAIRS {
+            if let Err(error) = self.serve_pair(pair, slot).await {
                 tracing::error!(error = format!("{error:#}"), "cannot serve {}", pair.inner);
                 self.node_warnings.push(format!("{}: {error:#}", pair.inner));
             }
         }
+    }
+
+    /// Serves the inner end that a pair has now, if it is another one than that which is served.
+    async fn serve_pair(&mut self, pair: &Pair, slot: Slot) -> anyhow::Result<()> {
+        let inner = self.devices.find(pair.inner).await;
+        let inner = inner.with_context(|| format!("{} is missing", pair.inner))?;
+        let key = EndpointKey {
+            slot,
+            generation: SlotGeneration(0),
+        };
+        let served = self.dataplane.attached(key).map(|attached| attached.device.index);
+        if served == Some(inner.index) {
+            return Ok(());
+        }
+        block_in_place(|| {
+            self.dataplane.stop(key)?;
+            self.dataplane.attach_pair(pair, slot, &inner)
+        })?;
+        Ok(())
     }
 }

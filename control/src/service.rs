@@ -4,11 +4,13 @@
 //! changes nothing that is enforced; when [`ControlHandle::endpoint_add`] returns, the published snapshot knows the endpoint.
 
 mod folder;
+mod persistence;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
@@ -19,13 +21,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{self, AbortHandle};
 
+use self::persistence::ObjectsFile;
 use crate::compile::{Compiler, Size};
 use crate::decide::Engine;
 use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
 use crate::kubernetes::{ApiServer, Update};
 use crate::last_good::{self, LastGood, LastGoodObjects};
-use crate::restore::{self, Restored};
+use crate::restore::Restored;
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 
 /// Pods that may wait to be asked for.
@@ -121,6 +124,8 @@ struct Shared {
     wanted: Option<(Handle, mpsc::Sender<PodName>)>,
     /// File that the manifests in force are written to.
     last_good: Option<PathBuf>,
+    /// They could not be.
+    is_last_good_unsaved: AtomicBool,
     state: Mutex<State>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// The newest snapshot that is worth persisting: compiled from a source, not from the persisted one, which would lose the
@@ -238,13 +243,14 @@ impl Control {
             wanted: asks.then(|| (Handle::current(), wanted)),
             folder: folder.map(Mutex::new),
             last_good,
+            is_last_good_unsaved: AtomicBool::new(false),
             state: Mutex::new(state),
             durable: watch::Sender::new(Arc::clone(&first)),
             snapshots: watch::Sender::new(first),
         });
         let mut tasks = Vec::new();
         if let Some(path) = config.persist {
-            tasks.push(task::spawn(persist(path, shared.durable.subscribe())).abort_handle());
+            tasks.push(task::spawn(persistence::snapshots(path, shared.durable.subscribe())).abort_handle());
         }
         if shared.folder.is_some() {
             let path = lock(&shared.folder)
@@ -260,7 +266,11 @@ impl Control {
         } else if let Some(server) = config.kubernetes {
             let names = (config.cluster_name, node_name);
             let shared = Arc::downgrade(&shared);
-            let following = server::follow(server, names, asked, objects, objects_path, shared);
+            let file = objects_path.map(ObjectsFile::new);
+            if let Some(file) = &file {
+                tasks.push(task::spawn(Arc::clone(file).follow()).abort_handle());
+            }
+            let following = server::follow(server, names, asked, objects, file, shared);
             tasks.push(task::spawn(following).abort_handle());
         }
         ControlHandle {
@@ -477,18 +487,6 @@ impl Shared {
                 state.scan_errors = vec![text];
                 state.stale_since.get_or_insert_with(Timestamp::now);
             }
-        }
-    }
-}
-
-/// Writes the newest snapshot whenever there is one.
-async fn persist(path: PathBuf, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
-    while snapshots.changed().await.is_ok() {
-        let snapshot = Arc::clone(&snapshots.borrow_and_update());
-        let path = path.clone();
-        let saved = task::spawn_blocking(move || restore::save(&path, &snapshot)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::error!(error = error_chain(&error), "snapshot not persisted");
         }
     }
 }

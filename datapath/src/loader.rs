@@ -15,7 +15,7 @@ mod bpffs;
 mod error;
 mod pin;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -290,12 +290,53 @@ impl Loader {
         self.links.remove_all(name, |pin| pin.interface == name)
     }
 
-    /// Names of the interfaces that have a pinned link, whether their device still exists or not.
+    /// Removes what is pinned of devices that are gone, and returns the names that it was pinned under. A device that lives on under
+    /// another name is not gone: its programs stay.
     ///
     /// # Errors
-    /// [`LoadError::Pins`] when the directory cannot be read.
-    pub fn pinned(&self) -> Result<BTreeSet<String>, LoadError> {
-        Ok(self.links.list()?.into_iter().map(|pin| pin.interface).collect())
+    /// [`LoadError::Pins`].
+    pub fn detach_vanished(&mut self) -> Result<BTreeSet<String>, LoadError> {
+        let mut names = BTreeSet::new();
+        for pin in self.links.list()? {
+            if self.device_name(pin.ifindex)?.is_none() {
+                self.links.remove(&pin)?;
+                names.insert(pin.interface);
+            }
+        }
+        Ok(names)
+    }
+
+    /// The names that devices have now, by the other ones that their links are pinned under: what belongs to such a name belongs to
+    /// that device, whoever has taken the name.
+    ///
+    /// # Errors
+    /// [`LoadError::Pins`].
+    pub fn renamed(&self) -> Result<BTreeMap<String, String>, LoadError> {
+        let (mut renamed, mut kept) = (BTreeMap::new(), BTreeSet::new());
+        for pin in self.links.list()? {
+            match self.device_name(pin.ifindex)? {
+                Some(current) if current == pin.interface => drop(kept.insert(current)),
+                Some(current) => drop(renamed.insert(pin.interface, current)),
+                None => {}
+            }
+        }
+        // Pinned since: the name is its present device's.
+        renamed.retain(|name, _| !kept.contains(name));
+        Ok(renamed)
+    }
+
+    /// Pins the links of renamed devices under the names that they have now.
+    ///
+    /// # Errors
+    /// [`LoadError::Pins`].
+    pub fn follow_renames(&mut self) -> Result<(), LoadError> {
+        for pin in self.links.list()? {
+            match self.device_name(pin.ifindex)? {
+                Some(current) if current != pin.interface => drop(self.links.rename(&pin, &current)?),
+                _same_or_gone => {}
+            }
+        }
+        Ok(())
     }
 
     /// Removes every link and map below `bpffs`, and the directories. Idempotent; needs no open loader, and an open one

@@ -4,7 +4,7 @@
 //! bpffs and plays the host; a second network namespace plays the pod. Both end with their processes, so nothing
 //! outlives a test. Needs root: without it the tests say so and pass, unless `SLUICE_REQUIRE_ROOT=1`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::net::UdpSocket;
@@ -237,6 +237,15 @@ fn link_pins(bpffs: &Path) -> Vec<PathBuf> {
     pins
 }
 
+/// Names of the interfaces that something is pinned of.
+fn pinned(bpffs: &Path) -> BTreeSet<String> {
+    let name = |pin: &PathBuf| {
+        let name = pin.file_name().expect("a name").to_str().expect("text");
+        name.splitn(3, '-').nth(2).expect("three parts").replace(':', ".")
+    };
+    link_pins(bpffs).iter().map(name).collect()
+}
+
 /// Ids of the link and of its program, per pin.
 fn link_ids(bpffs: &Path) -> Vec<(u32, u32)> {
     let link = |pin: &PathBuf| {
@@ -425,10 +434,7 @@ fn reopened_loader_adopts_links_and_counters() {
         drop(loader);
 
         let mut loader = Loader::open(bpffs).expect("open again");
-        assert_eq!(
-            loader.pinned().expect("pinned"),
-            BTreeSet::from([VETH.to_owned()])
-        );
+        assert_eq!(pinned(bpffs), BTreeSet::from([VETH.to_owned()]));
         assert_eq!(loader.guard_drops().expect("drops"), drops);
         loader.guard(ifindex, VETH).expect("guard again");
         assert_eq!(
@@ -506,7 +512,7 @@ fn detach_leaves_nothing() {
                     .flatten()
                     .any(|info| ids.iter().any(|(link, _)| *link == info.id()))
             );
-            assert_eq!(loader.pinned().expect("pinned"), BTreeSet::new());
+            assert_eq!(pinned(bpffs), BTreeSet::new());
         }
         assert!(
             pod.reaches_host() && host_reaches_pod(),
@@ -529,10 +535,7 @@ fn detach_of_one_interface_leaves_the_other() {
             .attach(index_of("other"), "other", 1, 1)
             .expect("attach the other");
         loader.detach("other").expect("detach");
-        assert_eq!(
-            loader.pinned().expect("pinned"),
-            BTreeSet::from([VETH.to_owned()])
-        );
+        assert_eq!(pinned(bpffs), BTreeSet::from([VETH.to_owned()]));
         assert_nothing_enters_the_host(&pod);
     });
 }
@@ -612,11 +615,48 @@ fn renamed_device_stays_closed_when_its_name_is_reused() {
             .attach(index_of(VETH), VETH, 1, 1)
             .expect("attach to the new device");
         let both = BTreeSet::from([VETH.to_owned(), "former".to_owned()]);
-        assert_eq!(loader.pinned().expect("pinned"), both);
+        assert_eq!(pinned(bpffs), both);
         loader.detach(VETH).expect("detach the new device");
         assert_nothing_enters_the_host(&pod);
         assert!(!host_reaches_pod(), "the pod answered");
     });
+}
+
+#[test]
+fn renamed_devices_are_followed_and_only_those_that_are_gone_are_let_go() {
+    in_namespaces(
+        "renamed_devices_are_followed_and_only_those_that_are_gone_are_let_go",
+        |bpffs| {
+            let pod = Pod::new();
+            let ifindex = pod.connect(VETH, "");
+            ip("link add other type veth peer name other-peer");
+            let other = index_of("other");
+            let mut loader = Loader::open(bpffs).expect("open");
+            for (key, index, name) in [(0, ifindex, VETH), (1, other, "other")] {
+                loader.guard(index, name).expect("guard");
+                loader.attach(index, name, key, 1).expect("attach");
+            }
+            assert_eq!(loader.renamed().expect("renamed"), BTreeMap::new());
+            // Each has the other's name now.
+            ip(&format!("link set {VETH} name between"));
+            ip(&format!("link set other name {VETH}"));
+            ip("link set between name other");
+            let swapped =
+                [(VETH, "other"), ("other", VETH)].map(|(from, to)| (from.to_owned(), to.to_owned()));
+            assert_eq!(loader.renamed().expect("renamed"), BTreeMap::from(swapped));
+            assert_eq!(loader.detach_vanished().expect("none"), BTreeSet::new());
+            loader.follow_renames().expect("follow");
+            assert_eq!(loader.renamed().expect("renamed"), BTreeMap::new());
+
+            let both = BTreeSet::from(["other".to_owned(), VETH.to_owned()]);
+            assert_eq!(pinned(bpffs), both);
+            ip(&format!("link del {VETH}"));
+            let gone = BTreeSet::from([VETH.to_owned()]);
+            assert_eq!(loader.detach_vanished().expect("one"), gone);
+            assert_eq!(pinned(bpffs), BTreeSet::from(["other".to_owned()]));
+            assert_nothing_enters_the_host(&pod);
+        },
+    );
 }
 
 #[test]
@@ -654,7 +694,7 @@ fn program_of_another_agent_is_reported_as_busy() {
             matches!(&result, Err(LoadError::Busy { interface }) if interface == VETH),
             "{result:?}"
         );
-        assert_eq!(loader.pinned().expect("pinned"), BTreeSet::new());
+        assert_eq!(pinned(bpffs), BTreeSet::new());
     });
 }
 

@@ -73,6 +73,8 @@ pub struct EndpointStatus {
     pub key: EndpointKey,
     /// The pod.
     pub pod: PodName,
+    /// The host's end of its veth pair.
+    pub interface: String,
     /// Whether packets flow.
     pub is_ready: bool,
     /// How XDP runs.

@@ -82,6 +82,11 @@ impl Server {
         }
         // The run directory may be open to others. Bound in a private one, the socket is never reachable with another mode.
         let private = run_dir.join(format!("{SOCKET_NAME}.{}", std::process::id()));
+        // Left by an agent of the same process id that was killed in here; in a container each has the same.
+        match fs::remove_dir_all(&private) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(&private)(source)),
+            _removed => {}
+        }
         DirBuilder::new()
             .mode(0o700)
             .create(&private)

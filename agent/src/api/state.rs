@@ -13,6 +13,7 @@ use super::{ApiError, ErrorCode, Status};
 use crate::capture::CaptureTap;
 use crate::endpoint_registry::{Attachment, AuditMode, EndpointSpec};
 use crate::flow_log::FlowLog;
+use crate::heartbeat::Heartbeat;
 use crate::names::Names;
 
 /// Commands that may wait; more are refused at once.
@@ -58,6 +59,8 @@ pub struct AgentState {
     pub flows: FlowLog,
     /// Where captures get their packets.
     pub captures: CaptureTap,
+    /// Of the owner of the state.
+    pub heartbeat: Heartbeat,
 }
 
 impl AgentState {
@@ -71,6 +74,7 @@ impl AgentState {
             names: Arc::default(),
             flows: FlowLog::default(),
             captures: CaptureTap::default(),
+            heartbeat: Heartbeat::default(),
         };
         (state, receiver)
     }

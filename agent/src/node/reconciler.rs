@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
-use super::desired::{FORWARD_TABLE, HOST_TABLE, NodeState, PAIRS, Pair};
+use super::desired::{FORWARD_TABLE, HOST_TABLE, NodeState, PAIRS};
 use super::{
     Difference, Drift, Family, NodeError, NodeObject, NodeWarning, PROC_SYS_NET, link, masquerade, route,
     rule, sysctl,
@@ -23,17 +23,6 @@ pub struct Report {
     pub repaired: Vec<Drift>,
     /// What impairs sluice on this node and is not its own.
     pub warnings: Vec<NodeWarning>,
-}
-
-impl Report {
-    /// Whether a pair was made anew, so that XDP and sockets have to be attached to it.
-    #[must_use]
-    pub fn has_recreated(&self, pair: &Pair) -> bool {
-        self.changed
-            .iter()
-            .chain(&self.repaired)
-            .any(|drift| drift.object == NodeObject::Pair { outer: pair.outer })
-    }
 }
 
 /// The owner of the node's state. See the [module documentation](super).

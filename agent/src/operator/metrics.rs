@@ -1,8 +1,8 @@
 //! What the operator counts, for Prometheus.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use control::object::ObjectKey;
@@ -16,17 +16,13 @@ use tokio::time::Instant;
 
 use super::lease::Term;
 use super::policy::PolicyRecord;
+use crate::heartbeat::Heartbeat;
 use crate::metrics::MetricsSource;
 
 /// Longest time between two turns of the writer: one request, and some.
 const TURN: Duration = Duration::from_secs(60);
 
 type Labels = Vec<(&'static str, String)>;
-
-/// The writer has not come round for too long.
-#[derive(Debug, thiserror::Error)]
-#[error("the operator stands still for {0:?}")]
-pub struct Stalled(Duration);
 
 /// Counters and gauges; clones share them.
 #[derive(Clone)]
@@ -35,9 +31,8 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     term: watch::Receiver<Term>,
-    start: Instant,
-    /// When the writer came round last, milliseconds since `start`.
-    turn: AtomicU64,
+    /// Of the writer.
+    heartbeat: Heartbeat,
     leader: Gauge,
     policies: Family<Labels, Gauge>,
     rejected: Family<Labels, Gauge>,
@@ -112,8 +107,7 @@ impl Metrics {
         Self(Arc::new(Inner {
             registry,
             term,
-            start: Instant::now(),
-            turn: AtomicU64::new(0),
+            heartbeat: Heartbeat::default(),
             leader,
             policies,
             rejected,
@@ -126,8 +120,7 @@ impl Metrics {
 
     /// The writer has come round.
     pub(super) fn turned(&self) {
-        let millis = u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.turn.store(millis, Ordering::Relaxed);
+        self.0.heartbeat.beat();
     }
 
     /// A policy is there.
@@ -183,15 +176,14 @@ impl Metrics {
 }
 
 impl MetricsSource for Metrics {
-    type Error = Stalled;
+    type Error = Infallible;
 
-    async fn scrape(&self) -> Result<String, Stalled> {
-        let turn = Duration::from_millis(self.0.turn.load(Ordering::Relaxed));
-        let stands = self.0.start.elapsed().saturating_sub(turn);
-        if stands > TURN {
-            return Err(Stalled(stands));
-        }
+    async fn scrape(&self) -> Result<String, Infallible> {
         Ok(self.render())
+    }
+
+    fn is_alive(&self) -> bool {
+        self.0.heartbeat.age() <= TURN
     }
 }
 

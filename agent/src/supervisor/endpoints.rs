@@ -9,13 +9,13 @@ use control::LocalEndpoint;
 use policy::{PodName, Slot};
 use tokio::task::block_in_place;
 
-use super::{POD_INTERFACE, Supervisor};
+use super::Supervisor;
+use super::tuner::Tuned;
 use crate::api::status::EndpointStatus;
 use crate::api::{ApiError, ErrorCode};
-use crate::cli::PodTuning;
 use crate::endpoint_registry::{Attachment, AuditMode, Endpoint, EndpointSpec, RegistryError};
 use crate::node::napi;
-use crate::node::tuning::{self, TuningStep};
+use crate::node::tuning::TuningStep;
 
 /// Time of one tick for what may take long and can wait for the next.
 const TICK_BUDGET: Duration = Duration::from_secs(1);
@@ -23,22 +23,22 @@ const TICK_BUDGET: Duration = Duration::from_secs(1);
 impl Supervisor {
     /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
     pub(super) async fn adopt(&mut self) {
+        self.follow_renames();
         let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
         for endpoint in known {
-            let is_gone = self.devices.is_gone(&endpoint.spec.interface).await;
-            if is_gone || self.excluded.contains(&endpoint.spec.pod.namespace) {
-                let why = if is_gone {
-                    "interface is gone"
-                } else {
-                    "namespace is excluded"
-                };
-                tracing::info!(pod = %endpoint.spec.pod, "{why}: endpoint forgotten");
+            let pod = &endpoint.spec.pod;
+            if self.excluded.contains(&pod.namespace) {
+                tracing::info!(%pod, "namespace is excluded: endpoint forgotten");
                 self.forget(&endpoint).await;
                 self.release(&endpoint.spec.interface);
-                continue;
+            } else if self.devices.is_gone(&endpoint.spec.interface).await {
+                tracing::info!(%pod, "interface is gone: endpoint forgotten");
+                self.forget(&endpoint).await;
+            } else {
+                self.take_up(&endpoint).await;
             }
-            self.take_up(&endpoint).await;
         }
+        self.release_vanished();
         self.reconcile().await;
         if self.napi_cpu.is_none() {
             let known = self.registry.endpoints();
@@ -128,12 +128,20 @@ impl Supervisor {
             );
             return Err(ApiError::new(ErrorCode::Excluded, &message));
         }
-        let device = self.devices.find(&spec.interface).await;
-        if device.is_none() {
+        let Some(device) = self.devices.find(&spec.interface).await else {
             return Err(ApiError::new(
                 ErrorCode::InvalidArgument,
                 &format!("interface: `{}` does not exist", spec.interface),
             ));
+        };
+        let known = self.registry.get(&spec.pod).filter(|known| known.spec == spec);
+        if let Some(known) = known.cloned()
+            && let Some(attached) = self.dataplane.attached(known.key)
+            && attached.device.index != device.index
+        {
+            // The name is another interface's by now, and that it was removed is still to be told.
+            self.detach(&known).await;
+            self.release_vanished();
         }
         let is_known = self
             .registry
@@ -219,25 +227,27 @@ impl Supervisor {
         self.introduce(endpoint);
         block_in_place(|| self.dataplane.open(endpoint, &device, mode, adopted))?;
         let mut warnings = Vec::new();
-        if self.pod_tuning != PodTuning::Off {
-            let threaded = self.pod_tuning == PodTuning::Throughput;
-            for (step, outcome) in
-                tuning::tune(&spec.interface, spec.netns.as_deref(), POD_INTERFACE, threaded).await
+        if adopted {
+            // The former agent's settings have survived, and other pods wait to be served.
+            self.tuner.tune_later(endpoint);
+        } else {
+            warnings = self.tuner.tune(endpoint).await;
+            if self.napi_cpu.is_some()
+                && let Err(error) = napi::place(&spec.interface, self.napi_cpu).await
             {
-                if let Err(error) = outcome {
-                    warnings.push(format!("{step}: {error}"));
-                }
+                warnings.push(format!("{}: {error}", TuningStep::HostThreadedNapi));
             }
-        }
-        // Of pods that were there, once all of them are served.
-        if self.napi_cpu.is_some()
-            && !adopted
-            && let Err(error) = napi::place(&spec.interface, self.napi_cpu).await
-        {
-            warnings.push(format!("{}: {error}", TuningStep::HostThreadedNapi));
         }
         self.warnings.insert(endpoint.key.slot, warnings);
         Ok(())
+    }
+
+    /// Pods were tuned that had not waited for it.
+    pub(super) fn tuned(&mut self, tuned: Tuned) {
+        if self.dataplane.attached(tuned.key).is_some() {
+            let warnings = self.warnings.entry(tuned.key.slot).or_default();
+            warnings.extend(tuned.warnings);
+        }
     }
 
     /// Everything back, in the opposite order, but for the programs: the interface stays closed until it is released. What fails is

@@ -19,22 +19,23 @@ impl Supervisor {
             Some(endpoint) if self.has_vanished(&endpoint).await => self.detach_vanished(&endpoint).await,
             _ => self.reconcile().await,
         }
-        self.release_vanished().await;
+        self.release_vanished();
     }
 
     /// Looks for endpoints whose interface is gone without having been told, and for what is pinned of such interfaces.
     pub(super) async fn sweep(&mut self) {
+        self.follow_renames();
         let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
         for endpoint in known {
             if self.has_vanished(&endpoint).await {
                 self.detach_vanished(&endpoint).await;
             }
         }
-        self.release_vanished().await;
+        self.release_vanished();
     }
 
     /// Whether the very interface that is served is gone; of an endpoint that is not, whether there is none of that name. Another one
-    /// of the same name is another one's, and one that was renamed is not gone: to be let go would open it.
+    /// of the same name is another one's.
     async fn has_vanished(&self, endpoint: &Endpoint) -> bool {
         match self.dataplane.attached(endpoint.key) {
             Some(attached) => self.devices.is_gone_at(attached.device.index).await,
@@ -46,22 +47,35 @@ impl Supervisor {
         let interface = &endpoint.spec.interface;
         tracing::info!(pod = %endpoint.spec.pod, interface, "interface is gone");
         self.detach(endpoint).await;
-        self.release(interface);
+        self.release_vanished();
     }
 
-    /// Removes what is pinned of interfaces that are gone.
-    async fn release_vanished(&mut self) {
-        let pinned = match block_in_place(|| self.dataplane.pinned()) {
-            Ok(pinned) => pinned,
-            Err(error) => {
-                tracing::error!(%error, "cannot look for pins of interfaces that are gone");
-                return;
+    /// Removes what is pinned of interfaces that are gone, and of no other: one that was renamed would be open.
+    pub(super) fn release_vanished(&mut self) {
+        match block_in_place(|| self.dataplane.release_vanished()) {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => tracing::debug!(?names, "what was pinned of interfaces that are gone is removed"),
+            Err(error) => tracing::error!(%error, "cannot remove pins of interfaces that are gone"),
+        }
+    }
+
+    /// An interface with another name is still its pod's. The registry learns of it before the pins: were they the first, an agent that
+    /// ends in between would leave an endpoint on an interface that nobody knows.
+    pub(super) fn follow_renames(&mut self) {
+        let followed = block_in_place(|| -> anyhow::Result<()> {
+            let renamed = self.dataplane.renamed()?;
+            if !renamed.is_empty() {
+                tracing::info!(?renamed, "interfaces were renamed");
+                self.registry.follow_renames(&renamed)?;
+                self.dataplane.follow_renames()?;
             }
-        };
-        for interface in pinned {
-            if self.registry.by_interface(&interface).is_none() && self.devices.is_gone(&interface).await {
-                self.release(&interface);
-            }
+            Ok(())
+        });
+        if let Err(error) = followed {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "cannot follow interfaces that were renamed"
+            );
         }
     }
 }

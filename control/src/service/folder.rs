@@ -1,6 +1,7 @@
 //! A folder of manifests as the source: read when it changes, and regularly.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -33,10 +34,16 @@ pub(super) async fn rescan(shared: &Arc<Shared>) -> bool {
             .as_ref()
             .is_ok_and(|changes| !changes.applied.is_empty() || !changes.deleted.is_empty());
         shared.scanned(scanned, folder.errors().to_vec());
-        if let Some(path) = shared.last_good.as_ref().filter(|_| changed)
-            && let Err(error) = folder.last_good().save(path)
+        let is_unsaved = &shared.is_last_good_unsaved;
+        if let Some(path) = &shared.last_good
+            && (changed || is_unsaved.load(Ordering::Relaxed))
         {
-            tracing::error!(error = error_chain(&error), "manifests not persisted");
+            // Tried again at the next reading.
+            let saved = folder.last_good().save(path);
+            let was_unsaved = is_unsaved.swap(saved.is_err(), Ordering::Relaxed);
+            if let Some(error) = saved.err().filter(|_| !was_unsaved) {
+                tracing::error!(error = error_chain(&error), "manifests not persisted");
+            }
         }
         read
     };

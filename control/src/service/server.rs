@@ -1,6 +1,5 @@
 //! The API server as the source: its reports applied, what it last gave persisted, and pods asked for that it does not tell of.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::{task, time};
 
-use super::{Shared, error_chain};
+use super::Shared;
+use super::persistence::ObjectsFile;
 use crate::index::LocalEndpoint;
 use crate::kubernetes::{ApiServer, PodPeers, Update};
 use crate::last_good::LastGoodObjects;
@@ -40,7 +40,7 @@ pub(super) async fn follow(
     (cluster, node_name): (String, String),
     wanted: mpsc::Receiver<PodName>,
     good: Vec<Arc<Value>>,
-    persist: Option<PathBuf>,
+    persist: Option<Arc<ObjectsFile>>,
     shared: Weak<Shared>,
 ) {
     let apply = |mut update: Update| {
@@ -49,10 +49,8 @@ pub(super) async fn follow(
         };
         // Compilation, and a disk, may take longer than a task may keep its thread.
         task::block_in_place(|| {
-            if let (Some(good), Some(path)) = (update.good.take(), &persist)
-                && let Err(error) = LastGoodObjects::new(good).save(path)
-            {
-                tracing::error!(error = error_chain(&error), "objects not persisted");
+            if let (Some(good), Some(file)) = (update.good.take(), &persist) {
+                file.save(LastGoodObjects::new(good));
             }
             shared.observed(update);
         });

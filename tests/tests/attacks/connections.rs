@@ -62,6 +62,9 @@ pub fn source_ports_of_servers_open_nothing(bed: &mut Attacks) -> Result<()> {
 /// In the server: segments with PSH get lost.
 const LOSE_PUSHED: &str = "table inet lose-pushed { chain input { type filter hook input priority 0; tcp flags & psh == psh tcp dport 8080 drop; }; }";
 
+/// In a client: its kernel knows nothing of the connection and would reset it.
+const LOSE_RESETS: &str = "table inet raw-client { chain output { type filter hook output priority 0; tcp flags & rst == rst drop; }; }";
+
 /// A TCP client by hand, at a port where its kernel does not answer for it.
 struct RawClient<'a> {
     pod: &'a Pod,
@@ -74,6 +77,13 @@ struct RawClient<'a> {
 
 impl<'a> RawClient<'a> {
     fn connect(pod: &'a Pod, port: u16, to: SocketAddr) -> Result<Self> {
+        let client = Self::begin(pod, port, to)?;
+        client.send_at(client.seq, packets::ACK, b"")?;
+        Ok(client)
+    }
+
+    /// SYN and its answer.
+    fn begin(pod: &'a Pod, port: u16, to: SocketAddr) -> Result<Self> {
         let from = SocketAddr::new(pod.address_like(to.ip()), port);
         let tap = pod.tap()?;
         let mut client = Self {
@@ -93,7 +103,6 @@ impl<'a> RawClient<'a> {
                 .find(|packet| packet.tcp_flags() == wanted && packet.ports == (to.port(), port)))
         })?;
         client.ack = u32::from_be_bytes(answer.payload[4..8].try_into()?).wrapping_add(1);
-        client.send_at(client.seq, packets::ACK, b"")?;
         Ok(client)
     }
 
@@ -117,10 +126,9 @@ impl<'a> RawClient<'a> {
 
 pub fn segments_that_rewrite_judged_bytes_are_dropped(bed: &mut Attacks) -> Result<()> {
     let friend = &bed.friend;
-    // The pod's kernel knows nothing of the connection and would reset it.
-    let table = "table inet raw-client { chain output { type filter hook output priority 0; tcp flags & rst == rst drop; }; }";
     let (netns, server) = (friend.netns_name.clone(), bed.server.netns_name.clone());
-    bed.lab.on_node(&["ip", "netns", "exec", &netns, "nft", table])?;
+    bed.lab
+        .on_node(&["ip", "netns", "exec", &netns, "nft", LOSE_RESETS])?;
     for (port, to) in (34_000..).zip(bed.server.at(HTTP_PORT)) {
         let client = RawClient::connect(friend, port, to)?;
         let (seq, push) = (client.seq, packets::ACK | packets::PSH);
@@ -208,6 +216,65 @@ pub fn segments_that_rewrite_judged_bytes_are_dropped(bed: &mut Attacks) -> Resu
         "delete table inet raw-client",
     ])?;
     Ok(())
+}
+
+pub fn moved_answer_to_a_syn_cookie_begins_no_connection(bed: &mut Attacks) -> Result<()> {
+    let friend = &bed.friend;
+    let inside = |pod: &Pod, command: &[&str]| {
+        let mut whole = vec!["ip", "netns", "exec", &pod.netns_name];
+        whole.extend(command);
+        bed.lab.on_node(&whole).map(drop)
+    };
+    // Always, as in a flood: all that the listener knows of a connection is what the client repeats of its cookie.
+    inside(&bed.server, &["sysctl", "-q", "-w", "net.ipv4.tcp_syncookies=2"])?;
+    inside(friend, &["nft", LOSE_RESETS])?;
+    let secret = http::request("/secret").into_bytes();
+    let cover = format!(
+        "POST / HTTP/1.1\r\nHost: lab\r\nContent-Length: {}\r\n\r\n",
+        secret.len()
+    );
+    for (port, to) in (35_000..).zip(bed.server.at(HTTP_PORT)) {
+        let client = RawClient::begin(friend, port, to)?;
+        let push = packets::ACK | packets::PSH;
+        let moved = |distance: u32, flags, data: &[u8]| {
+            let mut moved = RawClient {
+                injector: friend.injector()?,
+                ..client
+            };
+            (moved.seq, moved.ack) = (
+                client.seq.wrapping_add(distance),
+                client.ack.wrapping_add(distance),
+            );
+            anyhow::Ok(moved.frame(moved.seq, flags, data))
+        };
+        let hidden = u32::try_from(cover.len())?;
+        let frames = [
+            // As bytes that were judged long ago.
+            moved(50_000_u32.wrapping_neg(), push, &secret)?,
+            // As the body of a request that the server would not get.
+            moved(hidden, packets::ACK, b"")?,
+            moved(hidden, push, &secret)?,
+        ];
+        bed.fails(
+            DropReason::InvalidTcp,
+            &client.injector,
+            &friend.netns,
+            &bed.server,
+            &frames,
+        )?;
+        // Where it is, it does.
+        let request = http::request("/").into_bytes();
+        client.send_at(client.seq, push, &request)?;
+        wait::until("the request arrives", wait::LONG, || {
+            Ok((bed.guarded.bytes_from(client.from) == request).then_some(()))
+        })?;
+        let end = client.seq + u32::try_from(request.len())?;
+        client.send_at(end, packets::RST | packets::ACK, b"")?;
+        let received = bed.guarded.ended(client.from)?;
+        ensure!(received.requests == ["/"], "{received:?}");
+    }
+    inside(friend, &["nft", "delete table inet raw-client"])?;
+    inside(&bed.server, &["sysctl", "-q", "-w", "net.ipv4.tcp_syncookies=1"])
 }
 
 pub fn what_is_not_http_does_not_reach_an_http_server(bed: &mut Attacks) -> Result<()> {

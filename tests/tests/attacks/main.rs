@@ -156,6 +156,7 @@ fn main() -> ExitCode {
         extension_header_chains_are_dropped,
         multicast_and_broadcast_are_dropped,
         segments_that_rewrite_judged_bytes_are_dropped,
+        moved_answer_to_a_syn_cookie_begins_no_connection,
         what_is_not_http_does_not_reach_an_http_server,
         flood_of_denied_packets_costs_an_allowed_flow_nothing,
         flood_of_allowed_packets_costs_another_pods_flow_nothing,

@@ -1,10 +1,11 @@
 //! The agent, policies and pods come and go; at no moment does anything pass that must not, and nothing is left behind.
 
+mod interfaces;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,13 +14,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use datapath::loader::Loader;
 use policy::DropReason;
-use serde_json::json;
 use sluice_e2e::fence::{self, fence};
 use sluice_e2e::http::{self, Response, Server};
 use sluice_e2e::lab::{NODE, OUTSIDE};
 use sluice_e2e::packets;
 use sluice_e2e::suite::{self, Bed};
 use sluice_e2e::{Lab, Netns, Pod, cases, wait};
+
+use self::interfaces::{
+    interface_made_anew_under_its_name_is_under_policy,
+    interface_that_the_runtime_detaches_stays_closed_until_it_is_gone,
+    interface_that_vanishes_while_the_agent_starts_is_swept_and_its_pod_comes_again,
+    interfaces_renamed_while_the_agent_is_away_are_still_their_pods,
+    pairs_removed_again_and_again_are_served,
+};
 
 const TCP_PORT: u16 = 5000;
 const UDP_PORT: u16 = 5001;
@@ -95,6 +103,9 @@ fn main() -> ExitCode {
         pod_deleted_under_traffic_loses_no_frame,
         interface_that_vanishes_while_the_agent_starts_is_swept_and_its_pod_comes_again,
         interface_that_the_runtime_detaches_stays_closed_until_it_is_gone,
+        interfaces_renamed_while_the_agent_is_away_are_still_their_pods,
+        interface_made_anew_under_its_name_is_under_policy,
+        pairs_removed_again_and_again_are_served,
         address_reused_by_another_pod_gets_its_policy_and_never_the_old_one,
         pods_of_an_excluded_namespace_are_peers_and_under_no_policy,
         one_hundred_and_ten_endpoints_come_talk_and_go,
@@ -694,121 +705,6 @@ fn pods_of_an_excluded_namespace_are_peers_and_under_no_policy(bed: &mut Lifecyc
         bed.lab.run(&["pod", "del", pod])?;
     }
     Ok(())
-}
-
-/// Asks the agent as `sluice-cni` does.
-fn ask(lab: &Lab, request: &serde_json::Value) -> Result<String> {
-    let mut stream = UnixStream::connect(lab.dir().join("run/sluice.sock"))?;
-    writeln!(stream, "{request}")?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
-    ensure!(!answer.contains("\"reply\":\"error\""), "{request}: {answer}");
-    Ok(answer)
-}
-
-fn interface_that_the_runtime_detaches_stays_closed_until_it_is_gone(bed: &mut Lifecycle) -> Result<()> {
-    bed.guarded()?;
-    let target = bed.lab.add_pod("app/target", "app=target")?;
-    bed.lab
-        .run(&["sluice", "endpoint", "delete", "--pod", "app/target"])?;
-    let address = target.ip4.to_string();
-    let ping = |seconds| bed.lab.on_node(&["ping", "-c", "1", "-W", seconds, &address]);
-    ping("10").context("an interface that is let go is the kernel's")?;
-    let pod = json!({"namespace": "app", "name": "target"});
-    let attachment = json!({"network": "lab", "container_id": "c1"});
-    let mac = target.mac.map(|byte| format!("{byte:02x}")).join(":");
-    let spec =
-        json!({"pod": pod, "interface": target.veth, "ipv4": address, "mac": mac, "attachment": attachment});
-    ask(&bed.lab, &json!({"request": "endpoint_add", "arguments": spec}))?;
-    ask(
-        &bed.lab,
-        &json!({"request": "endpoint_delete", "arguments": {"pod": pod, "attachment": attachment}}),
-    )?;
-    ensure!(
-        ping("1").is_err(),
-        "the kernel reached a pod whose interface the runtime has not removed yet"
-    );
-    let (pins, name) = (bed.lab.dir().join("bpf"), format!("*{}*", target.veth));
-    let pins = pins.display().to_string();
-    let pinned = || bed.lab.on_node(&["find", &pins, "-name", &name]);
-    ensure!(!pinned()?.trim().is_empty(), "it is closed by pins");
-    bed.lab.run(&["pod", "del", "app/target", "--no-agent"])?;
-    wait::until("its pins are gone", wait::LONG, || {
-        Ok(pinned()?.trim().is_empty().then_some(()))
-    })
-}
-
-/// Pods whose endpoints a starting agent takes up after the one that vanishes: what it does with them is the time to vanish in.
-const OTHERS: usize = 16;
-
-/// XDP's program at an interface of the node; a starting agent puts its own in its predecessor's place.
-fn xdp_program(lab: &Lab, interface: &str) -> Result<u64> {
-    let shown: serde_json::Value =
-        serde_json::from_str(&lab.on_node(&["ip", "-j", "link", "show", "dev", interface])?)?;
-    let id = shown
-        .pointer("/0/xdp/prog/id")
-        .and_then(serde_json::Value::as_u64);
-    id.with_context(|| format!("no XDP at {interface}: {shown}"))
-}
-
-fn interface_that_vanishes_while_the_agent_starts_is_swept_and_its_pod_comes_again(
-    bed: &mut Lifecycle,
-) -> Result<()> {
-    const POD: &str = "app/vanishing";
-    bed.guarded()?;
-    // Endpoints are taken up in the order of their addition.
-    let addresses = ["--ip4", "10.244.0.210", "--ip6", "fd00:10:244::d2"];
-    let pod = bed.lab.add_pod_with(POD, "role=friend", &addresses)?;
-    let mut others = Vec::new();
-    for n in 0..OTHERS {
-        let name = format!("others/pod-{n}");
-        others.push(bed.lab.add_pod_with(&name, "app=other", &["--no-agent"])?);
-    }
-    for other in &others {
-        register(&bed.lab, other)?;
-    }
-    let agent = bed.lab.agent();
-    let known = agent.status()?.endpoints.len();
-    let program = xdp_program(&bed.lab, &pod.veth)?;
-    bed.lab.run(&["agent", "kill"])?;
-
-    let lab = &bed.lab;
-    let socket = lab.dir().join("run/sluice.sock");
-    thread::scope(|scope| -> Result<()> {
-        let starting = scope.spawn(|| lab.run(&["agent", "start"]));
-        wait::until("its endpoint is taken up", wait::LONG, || {
-            Ok((xdp_program(lab, &pod.veth)? != program).then_some(()))
-        })?;
-        lab.on_node(&["ip", "link", "del", &pod.veth])?;
-        // As for a plugin: a deletion finds nobody.
-        ensure!(
-            UnixStream::connect(&socket).is_err(),
-            "the agent has started already: nothing has vanished meanwhile"
-        );
-        starting
-            .join()
-            .unwrap_or_else(|_panicked| anyhow::bail!("panicked"))
-            .map(drop)
-    })?;
-    wait::until("the endpoint is gone, and the agent ready", wait::LONG, || {
-        let status = agent.status()?;
-        Ok((status.endpoints.len() == known - 1 && status.is_ready).then_some(()))
-    })?;
-    ensure!(
-        !lab.on_node(&["ip", "route", "show", "table", "7302"])?
-            .contains("10.244.0.210")
-    );
-    bed.lab.run(&["pod", "del", POD, "--no-agent"])?;
-
-    // The next one of that name and those addresses.
-    bed.lab.add_pod_with(POD, "role=friend", &addresses)?;
-    bed.is_guarded()?;
-    bed.lab.run(&["pod", "del", POD])?;
-    for other in &others {
-        agent.cli(&["endpoint", "delete", "--pod", &other.name])?;
-        bed.lab.run(&["pod", "del", &other.name, "--no-agent"])?;
-    }
-    agent.expect_balanced_frames()
 }
 
 fn pod_deleted_under_traffic_loses_no_frame(bed: &mut Lifecycle) -> Result<()> {
