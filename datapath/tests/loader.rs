@@ -694,7 +694,7 @@ fn program_of_another_agent_is_reported_as_busy() {
             matches!(&result, Err(LoadError::Busy { interface }) if interface == VETH),
             "{result:?}"
         );
-        assert_eq!(pinned(bpffs), BTreeSet::new());
+        assert_eq!(pinned(&bpffs.join("own")), BTreeSet::new());
     });
 }
 
