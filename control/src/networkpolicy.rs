@@ -231,8 +231,16 @@ impl Decoder<'_> {
         prefix: &str,
         path: &str,
     ) -> Option<()> {
+        // The filter is for pods' own labels: those of a Namespace are all there, and some of their keys look like filtered ones.
+        let mut push = |key: &str, operator| {
+            if prefix.is_empty() {
+                selector.push_upstream(key, operator);
+            } else {
+                selector.push(&format!("{prefix}{key}"), operator);
+            }
+        };
         for (key, value) in source.match_labels.as_ref().unwrap_or(&BTreeMap::new()) {
-            selector.push_upstream(&format!("{prefix}{key}"), Operator::In(vec![value.clone()]));
+            push(key, Operator::In(vec![value.clone()]));
         }
         for (i, expression) in source.match_expressions.iter().flatten().enumerate() {
             let LabelSelectorRequirement {
@@ -243,7 +251,7 @@ impl Decoder<'_> {
             let values = values.clone().unwrap_or_default();
             let place = Place::at(format!("{path}.matchExpressions[{i}]"), self.faults);
             let operator = Operator::read(operator, values, &place)?;
-            selector.push_upstream(&format!("{prefix}{key}"), operator);
+            push(key, operator);
         }
         Some(())
     }

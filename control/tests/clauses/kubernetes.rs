@@ -61,6 +61,42 @@ fn pods_are_selected_by_their_own_and_their_namespaces_labels() {
     }
 }
 
+/// No key is filtered: what keeps a pod's label out of Cilium's identities keeps no label of a Namespace out.
+#[test]
+fn namespaces_are_selected_by_keys_that_are_no_part_of_a_pods_identity() {
+    for key in [
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/zone",
+        "kubernetes.io/arch",
+    ] {
+        let namespaces = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{team: web, {key}: a}}}}\n---\n\
+             apiVersion: v1\nkind: Namespace\nmetadata: {{name: pay, labels: {{team: money, {key}: b}}}}\n"
+        );
+        for (requirement, [shop, pay]) in [
+            ("{key: KEY, operator: In, values: [b]}", ["deny", "allow"]),
+            ("{key: KEY, operator: NotIn, values: [b]}", ["allow", "deny"]),
+            ("{key: KEY, operator: Exists}", ["allow", "allow"]),
+            ("{key: KEY, operator: DoesNotExist}", ["deny", "deny"]),
+        ] {
+            let requirement = requirement.replace("KEY", key);
+            let policy = knp(&format!(
+                "ingress: [{{from: [{{namespaceSelector: {{matchExpressions: [{requirement}]}}}}]}}]"
+            ));
+            let flows = format!("shop/web shop/db 1 {shop}\npay/web shop/db 1 {pay}");
+            check(&[&namespaces, &policy], &flows);
+            check(&[&policy, &namespaces], &flows);
+        }
+        let labels = knp(&format!(
+            "ingress: [{{from: [{{namespaceSelector: {{matchLabels: {{{key}: b}}}}}}]}}]"
+        ));
+        check(
+            &[&namespaces, &labels],
+            "shop/web shop/db 1 deny\npay/web shop/db 1 allow",
+        );
+    }
+}
+
 #[test]
 fn a_block_covers_any_address_pods_and_nodes_included() {
     check(
