@@ -106,6 +106,19 @@ impl IpCache {
         }
         Identity::WORLD
     }
+
+    /// Identity of whoever is outside the cluster at an address of `addr`'s family that nobody knows: that of the widest prefix where
+    /// rules name it, because their tables list it in place of [`Identity::WORLD`].
+    #[must_use]
+    pub fn outside(&self, addr: IpAddr) -> Identity {
+        let widest = self.prefixes.iter().find(|(len, _)| *len == 0);
+        let everywhere = IpNet::new(addr, 0).map(|net| net.trunc());
+        widest
+            .zip(everywhere.ok())
+            .and_then(|((_, map), net)| map.get(&net))
+            .copied()
+            .unwrap_or(Identity::WORLD)
+    }
 }
 
 #[cfg(test)]
@@ -180,6 +193,40 @@ mod tests {
             }
             let again = IpCache::new(IpCacheGeneration(2), cache.entries(), pod_cidrs);
             prop_assert!(again.same_content(&cache));
+        }
+    }
+    #[test]
+    fn outside_is_the_widest_prefix_of_the_family_or_the_world() {
+        let net = |text: &str| text.parse::<IpNet>().expect("prefix");
+        let addresses: [IpAddr; 2] = [[10, 0, 0, 1].into(), Ipv6Addr::LOCALHOST.into()];
+        for (entries, expected) in [
+            (vec![], [Identity::WORLD; 2]),
+            (
+                vec![
+                    (net("10.0.0.0/8"), Identity(300)),
+                    (net("10.0.0.1/32"), Identity::HOST),
+                ],
+                [Identity::WORLD; 2],
+            ),
+            (
+                vec![(net("0.0.0.0/0"), Identity(301))],
+                [Identity(301), Identity::WORLD],
+            ),
+            (
+                vec![(net("::/0"), Identity(302))],
+                [Identity::WORLD, Identity(302)],
+            ),
+            (
+                vec![
+                    (net("::/0"), Identity(302)),
+                    (net("10.0.0.0/8"), Identity(300)),
+                    (net("0.0.0.0/0"), Identity(301)),
+                ],
+                [Identity(301), Identity(302)],
+            ),
+        ] {
+            let cache = IpCache::new(IpCacheGeneration(1), entries.clone(), vec![net("10.0.0.0/16")]);
+            assert_eq!(addresses.map(|addr| cache.outside(addr)), expected, "{entries:?}");
         }
     }
 }

@@ -231,7 +231,7 @@ struct Candidate {
 impl Candidate {
     fn new(graph: &Graph, entry: Entry, direction: FlowDirection) -> Self {
         let (source, destination, outcome) = decide(&graph.snapshot, &entry);
-        // Behind the node's address on the forwarding pair may be anybody (`source_identity` there is `world`).
+        // Behind the node's address on the forwarding pair may be anybody (a source there is someone outside).
         let is_masked = entry.destination.slot == Slot::FORWARD && destination == Identity::HOST;
         Self {
             entry,

@@ -229,8 +229,8 @@ fn identities(snapshot: &Snapshot, entry: &Entry) -> (Identity, Identity) {
     };
     let source = match (entry.source.slot, of(entry.source, entry.key.source.addr())) {
         (Slot::HOST, _) => Identity::HOST,
-        // `host` is proven by the path: masqueraded NodePort packets carry the node's address.
-        (Slot::FORWARD, Identity::HOST) => Identity::WORLD,
+        // `host` is proven by the path: masqueraded NodePort packets carry the node's address, and whoever sent them is outside.
+        (Slot::FORWARD, Identity::HOST) => snapshot.ipcache.outside(entry.key.source.addr()),
         (_, identity) => identity,
     };
     (source, of(entry.destination, entry.key.destination.addr()))

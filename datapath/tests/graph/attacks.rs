@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use policy::DropReason;
+use policy::{DropReason, Identity, Peers};
 use sluice_datapath::interface::MacAddr;
 use sluice_datapath::wire::tcp::TcpFlags;
 
@@ -143,7 +143,91 @@ fn node_address_on_the_forward_pair_is_world_and_not_host() {
     );
     let events = bed.events();
     let last = events.last().unwrap();
-    assert_eq!(last.source_identity, policy::Identity::WORLD);
+    assert_eq!(last.source_identity, Identity::WORLD);
+}
+
+/// Both families, at the node's address: what the client's is cannot be seen any more.
+fn masqueraded_to_b() -> [Vec<u8>; 2] {
+    [(NODE, B.v4()), (NODE6, B.v6())].map(|(node, to)| {
+        let conn = Conn::between(FORWARD, node.parse().unwrap(), B.key(), to, 5000);
+        conn.by_client(TcpFlags::SYN, &[])
+    })
+}
+
+/// A bed that knows the widest prefixes as policy does once a rule names them, and B with rules on them.
+fn with_widest_prefixes(allow: &[(Identity, Allow)]) -> Bed {
+    let mut bed = Bed::new();
+    bed.known.push((NODE6.parse().unwrap(), Identity::HOST));
+    bed.prefixes = vec![
+        ("0.0.0.0/0".parse().unwrap(), EVERYWHERE),
+        ("::/0".parse().unwrap(), EVERYWHERE6),
+    ];
+    bed.ipcache_generation += 1;
+    let ingress = allow
+        .iter()
+        .map(|(identity, allow)| (Peers::Identities([*identity].into()), 5000, allow.clone()));
+    bed.set(
+        B,
+        Rules {
+            ingress: Some(ingress.collect()),
+            egress: None,
+        },
+    );
+    bed
+}
+
+const EVERYWHERE: Identity = Identity(Identity::FIRST_LOCAL.0 + 1);
+const EVERYWHERE6: Identity = Identity(Identity::FIRST_LOCAL.0 + 2);
+
+#[test]
+fn masqueraded_client_does_not_escape_a_denial_of_everything_outside() {
+    let mut bed = with_widest_prefixes(&[
+        (EVERYWHERE, Allow::Deny),
+        (EVERYWHERE6, Allow::Deny),
+        // What the world may is allowed as well: the prefixes are parts of it.
+        (Identity::WORLD, Allow::Plain),
+        (EVERYWHERE, Allow::Plain),
+        (EVERYWHERE6, Allow::Plain),
+    ]);
+    for (packet, identity) in masqueraded_to_b().iter().zip([EVERYWHERE, EVERYWHERE6]) {
+        packet_dies(&mut bed, FORWARD, packet, DropReason::PolicyDenyRule);
+        assert_eq!(bed.events().last().unwrap().source_identity, identity);
+    }
+}
+
+#[test]
+fn masqueraded_client_is_let_in_by_the_widest_prefix_of_its_family_only() {
+    for (identity, reached) in [(EVERYWHERE, [true, false]), (EVERYWHERE6, [false, true])] {
+        let mut bed = with_widest_prefixes(&[(identity, Allow::Plain)]);
+        for (packet, reached) in masqueraded_to_b().iter().zip(reached) {
+            if reached {
+                bed.send(FORWARD, packet);
+                assert_eq!(bed.got_one(B.key()).tcp().flags, TcpFlags::SYN);
+            } else {
+                packet_dies(&mut bed, FORWARD, packet, DropReason::PolicyDenied);
+            }
+        }
+    }
+}
+
+#[test]
+fn masqueraded_flow_is_judged_again_when_a_rule_comes_to_name_the_widest_prefix() {
+    let mut bed = with_widest_prefixes(&[(Identity::WORLD, Allow::Plain)]);
+    let prefixes = std::mem::take(&mut bed.prefixes);
+    bed.ipcache_generation += 1;
+    bed.publish();
+    let node: IpAddr = NODE.parse().unwrap();
+    let mut conn = Conn::between(FORWARD, node, B.key(), B.v4(), 5000);
+    conn.open(&mut bed);
+    bed.prefixes = prefixes;
+    bed.ipcache_generation += 1;
+    bed.publish();
+    packet_dies(
+        &mut bed,
+        FORWARD,
+        &conn.by_client(TcpFlags::ACK, b"x"),
+        DropReason::PolicyDenied,
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use policy::{
     Action, Backend, EndpointKey, EndpointPolicy, Entry, HttpRule, HttpRuleSet, HttpSets, Identity, IpCache,
     IpCacheGeneration, Peers, PodName, PolicyGeneration, PolicyTable, Protocol, Revision, RuleId, Service,
@@ -26,6 +27,7 @@ use sluice_datapath::xsk::memory::{MemoryIo, Wire, heap_frames};
 pub const FRAMES: u32 = 1024;
 pub const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0xff, 1]);
 pub const NODE: &str = "198.51.100.1";
+pub const NODE6: &str = "2001:db8:51::1";
 pub const OUTSIDE: &str = "198.51.100.2";
 pub const OUTSIDE6: &str = "2001:db8:51::2";
 pub const VIP: &str = "10.96.0.80";
@@ -159,6 +161,8 @@ pub struct Bed {
     pub nodes: Vec<IpAddr>,
     /// Pods of other nodes that this node knows.
     pub known: Vec<(IpAddr, Identity)>,
+    /// Prefixes that rules mention.
+    pub prefixes: Vec<(IpNet, Identity)>,
     /// Addresses that policy knows as endpoints', attached or not.
     pub local: Vec<IpAddr>,
     /// Pods in audit mode.
@@ -200,6 +204,7 @@ impl Bed {
             node_ports: Vec::new(),
             nodes: Vec::new(),
             known: Vec::new(),
+            prefixes: Vec::new(),
             local: Vec::new(),
             audits: Vec::new(),
             revision: 0,
@@ -352,7 +357,10 @@ impl Bed {
             .map(|(addr, identity)| ((*addr).into(), *identity));
         let ipcache = IpCache::new(
             IpCacheGeneration(self.ipcache_generation),
-            entries.chain([host]).chain(known),
+            entries
+                .chain([host])
+                .chain(known)
+                .chain(self.prefixes.iter().copied()),
             vec![
                 "10.244.0.0/16".parse().unwrap(),
                 "fd00:10:244::/48".parse().unwrap(),
