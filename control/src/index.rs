@@ -6,6 +6,7 @@
 mod identification;
 mod local;
 mod mentions;
+mod replacement;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -166,8 +167,8 @@ impl Index {
                 self.identify_pods(Some(&key.name));
             }
             ObjectBody::Node(node) => {
-                self.nodes.insert(key.name, node);
-                self.nodes_changed();
+                let former = self.nodes.insert(key.name, node.clone());
+                self.node_replaced(former.as_ref(), Some(&node));
             }
             ObjectBody::Pod(pod) => {
                 let name = key.pod();
@@ -195,8 +196,8 @@ impl Index {
                 self.identify_pods(Some(&key.name));
             }
             Kind::Node => {
-                self.nodes.remove(&key.name);
-                self.nodes_changed();
+                let former = self.nodes.remove(&key.name);
+                self.node_replaced(former.as_ref(), None);
             }
             Kind::Pod => self.pod_replaced(&key.pod(), None),
             Kind::Service => self.service_replaced(key.pod(), None),
@@ -383,106 +384,6 @@ impl Index {
             .into_iter()
             .map(|kind| (kind.name(), count(kind)))
             .collect()
-    }
-
-    fn replace_cidr_group(&mut self, name: &str, group: Option<CidrGroup>) {
-        for prefix in group.iter().flat_map(|group| &group.prefixes) {
-            self.add_prefix(*prefix);
-        }
-        let former = match group {
-            Some(group) => self.cidr_groups.insert(name.to_owned(), group),
-            None => self.cidr_groups.remove(name),
-        };
-        for prefix in former.iter().flat_map(|group| &group.prefixes) {
-            self.take_prefix(*prefix);
-        }
-        self.changes.peers = true;
-    }
-
-    fn add_prefix(&mut self, prefix: IpNet) {
-        self.identities.allocate_prefix(prefix);
-        self.changes.prefixes |= self.prefixes.add(prefix);
-    }
-
-    fn take_prefix(&mut self, prefix: IpNet) {
-        self.changes.prefixes |= self.prefixes.take(prefix);
-    }
-
-    /// Gives `prefixes` an identity each in place of `former` ones.
-    fn replace_prefixes(&mut self, former: &BTreeSet<IpNet>, prefixes: &BTreeSet<IpNet>) {
-        for prefix in prefixes.difference(former) {
-            self.add_prefix(*prefix);
-        }
-        for prefix in former.difference(prefixes) {
-            self.take_prefix(*prefix);
-        }
-    }
-
-    /// Puts a pod in, or takes it out, and notes what that changes.
-    fn pod_replaced(&mut self, name: &PodName, indexed: Option<IndexedPod>) {
-        let former = match &indexed {
-            Some(indexed) => self.pods.insert(name.clone(), indexed.clone()),
-            None => self.pods.remove(name),
-        };
-        let mut versions = former.iter().chain(&indexed);
-        self.changes.services |= versions.any(|pod| !pod.pod.host_ports.is_empty());
-        let (Some(before), Some(after)) = (&former, &indexed) else {
-            let has_ports = former.iter().chain(&indexed).any(|pod| !pod.pod.ports.is_empty());
-            self.changes.addresses = true;
-            self.changes.named_ports |= has_ports;
-            return;
-        };
-        let same_identity = (before.identity, before.identity6) == (after.identity, after.identity6);
-        self.changes.addresses |= !same_identity || before.pod != after.pod;
-        self.changes.named_ports |=
-            before.pod.ports != after.pod.ports || !same_identity && !after.pod.ports.is_empty();
-    }
-
-    fn nodes_changed(&mut self) {
-        self.changes.addresses = true;
-        // NodePorts are at the node's addresses.
-        self.changes.services = true;
-        self.changes.peers |= self.node_policies > 0;
-        self.changes.prefixes |= !self.blocks.is_empty();
-        self.identify_apiservers();
-    }
-
-    fn service_replaced(&mut self, name: PodName, service: Option<ServiceObject>) {
-        let has_selector = |service: &ServiceObject| !service.selector.is_empty();
-        let mut is_external = service.as_ref().is_some_and(|s| !has_selector(s));
-        let former = match service {
-            Some(service) => self.services.insert(name, service),
-            None => self.services.remove(&name),
-        };
-        is_external |= former.as_ref().is_some_and(|s| !has_selector(s));
-        self.changes.services = true;
-        self.changes.peers |= self.service_policies > 0;
-        if is_external {
-            self.identify_service_backends();
-        }
-    }
-
-    fn slice_replaced(&mut self, name: PodName, slice: Option<Slice>) {
-        let former = match &slice {
-            Some(slice) => self.slices.insert(name.clone(), slice.clone()),
-            None => self.slices.remove(&name),
-        };
-        self.changes.services = true;
-        let (mut apiserver, mut external) = (false, false);
-        for slice in former.iter().chain(&slice) {
-            let service = PodName {
-                namespace: name.namespace.clone(),
-                name: slice.service.clone(),
-            };
-            apiserver |= service.namespace == "default" && service.name == "kubernetes";
-            external |= self.services.get(&service).is_some_and(|s| s.selector.is_empty());
-        }
-        if apiserver {
-            self.identify_apiservers();
-        }
-        if external {
-            self.identify_service_backends();
-        }
     }
 }
 

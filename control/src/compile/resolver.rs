@@ -1,6 +1,6 @@
 //! From selectors, prefixes and port names to identities and numbers.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -39,6 +39,7 @@ pub(crate) struct Resolver<'a> {
     selection: RefCell<Selection>,
     dependencies: RefCell<Dependencies>,
     named_ports: RefCell<Option<NamedPorts>>,
+    pod_cidrs: OnceCell<BTreeSet<IpNet>>,
 }
 
 impl<'a> Resolver<'a> {
@@ -53,6 +54,7 @@ impl<'a> Resolver<'a> {
             selection: RefCell::new(selection),
             dependencies: RefCell::default(),
             named_ports: RefCell::default(),
+            pod_cidrs: OnceCell::new(),
         }
     }
 
@@ -81,6 +83,31 @@ impl<'a> Resolver<'a> {
         covered.filter_map(|prefix| self.index.identities().prefix(*prefix))
     }
 
+    /// Nobody knows yet who is at an address of a pod CIDR: what is denied to a part of one is denied to all of them. One identity has
+    /// these addresses of both families.
+    fn unknown_in(&self, block: &CidrBlock, action: RuleAction) -> Option<Identity> {
+        let overlaps = |pods: &IpNet| {
+            let common = if pods.contains(&block.cidr) {
+                &block.cidr
+            } else {
+                pods
+            };
+            block.cidr.contains(common) && !block.except.iter().any(|part| part.contains(common))
+        };
+        let pod_cidrs = || self.pod_cidrs.get_or_init(|| self.index.pod_cidrs());
+        (action == RuleAction::Deny && pod_cidrs().iter().any(overlaps)).then_some(Identity::UNMANAGED)
+    }
+
+    /// Those whom a rule means by labels. Whoever is not known may be a part of the world, where that is denied.
+    fn by_labels(&self, selector: &Selector, action: RuleAction) -> Arc<[Identity]> {
+        let selected = self.selected(selector);
+        if action != RuleAction::Deny || !selected.contains(&Identity::WORLD) {
+            return selected;
+        }
+        let unknown = (!selected.contains(&Identity::UNMANAGED)).then_some(Identity::UNMANAGED);
+        selected.iter().copied().chain(unknown).collect()
+    }
+
     /// Identities whose addresses lie in the block, pods' and nodes' included.
     fn in_block(&self, block: &CidrBlock, action: RuleAction) -> Vec<Identity> {
         let label = |prefix: &IpNet| prefix.to_string();
@@ -99,11 +126,7 @@ impl<'a> Resolver<'a> {
             .filter(|(_, labels)| covered(labels))
             .map(|(identity, _)| identity);
         let mut identities: Vec<Identity> = pods.chain(self.prefixes_in(block)).collect();
-        // Nobody knows yet who is at an address of a pod CIDR: what is denied there is denied to all of them.
-        let overlaps = |cidr: &IpNet| cidr.contains(&block.cidr) || block.cidr.contains(cidr);
-        if action == RuleAction::Deny && self.index.pod_cidrs().iter().any(overlaps) {
-            identities.push(Identity::UNMANAGED);
-        }
+        identities.extend(self.unknown_in(block, action));
         // The node has one identity for all its addresses: an allow needs all of them covered, for a denial one is enough.
         let node = self.index.local_node_addresses();
         let mut covers = node.iter().map(|addr| block.covers(&IpNet::from(*addr)));
@@ -117,7 +140,7 @@ impl<'a> Resolver<'a> {
         identities
     }
 
-    fn in_groups(&self, groups: &GroupRef, except: &[IpNet]) -> BTreeSet<Identity> {
+    fn in_groups(&self, groups: &GroupRef, except: &[IpNet], action: RuleAction) -> BTreeSet<Identity> {
         self.dependencies.borrow_mut().peers = true;
         let referred = |name: &str, labels: &BTreeMap<String, String>| match groups {
             GroupRef::Name(wanted) => wanted == name,
@@ -133,7 +156,7 @@ impl<'a> Resolver<'a> {
                 cidr: *cidr,
                 except: except.to_vec(),
             };
-            identities.extend(self.prefixes_in(&block));
+            identities.extend(self.prefixes_in(&block).chain(self.unknown_in(&block, action)));
         }
         identities
     }
@@ -208,15 +231,19 @@ impl<'a> Resolver<'a> {
     fn peers(&self, set: &PeerSet, action: RuleAction) -> Option<Arc<[Identity]>> {
         let PeerSet::Of(peers) = set else { return None };
         if let [Peer::Labels(only)] = peers.as_slice() {
-            return Some(self.selected(only));
+            return Some(self.by_labels(only, action));
         }
         let mut identities = BTreeSet::new();
         for peer in peers {
             match peer {
-                Peer::Labels(selector) => identities.extend(self.selected(selector).iter().copied()),
-                Peer::Cidr(block) => identities.extend(self.prefixes_in(block)),
+                Peer::Labels(selector) => identities.extend(self.by_labels(selector, action).iter().copied()),
+                Peer::Cidr(block) => {
+                    identities.extend(self.prefixes_in(block).chain(self.unknown_in(block, action)));
+                }
                 Peer::IpBlock(block) => identities.extend(self.in_block(block, action)),
-                Peer::CidrGroup { groups, except } => identities.extend(self.in_groups(groups, except)),
+                Peer::CidrGroup { groups, except } => {
+                    identities.extend(self.in_groups(groups, except, action));
+                }
                 Peer::Services(services) => identities.extend(self.backends(services)),
                 Peer::Nodes { selector, local } => identities.extend(self.nodes(selector, *local)),
                 // Nobody, until addresses are learnt from DNS.

@@ -38,6 +38,76 @@ fn a_denied_prefix_does_not_deny_pods_or_nodes() {
     );
 }
 
+/// Allows of everybody cover an address of the pod CIDRs at which no pod is known; whether it is outside, nobody can say.
+#[test]
+fn who_is_not_known_at_an_address_of_the_pod_cidrs_is_denied_what_any_part_of_them_is() {
+    let groups = [
+        group("pods", "192.0.2.0/24, 10.1.128.0/17"),
+        group("others", "192.0.2.0/24"),
+    ];
+    for (denied, unknown) in [
+        ("{toCIDR: [0.0.0.0/0]}", "deny-rule"),
+        ("{toCIDR: [10.0.0.0/8]}", "deny-rule"),
+        ("{toCIDR: [10.1.0.0/16]}", "deny-rule"),
+        ("{toCIDR: [10.1.7.7/32]}", "deny-rule"),
+        ("{toCIDR: [\"::/0\"]}", "deny-rule"),
+        ("{toCIDR: [10.2.0.0/16]}", "allow"),
+        (
+            "{toCIDRSet: [{cidr: 0.0.0.0/0, except: [10.1.0.0/17]}]}",
+            "deny-rule",
+        ),
+        ("{toCIDRSet: [{cidr: 0.0.0.0/0, except: [10.0.0.0/8]}]}", "allow"),
+        (
+            "{toCIDRSet: [{cidr: 10.1.7.0/24, except: [10.1.7.0/25, 10.1.7.128/25]}]}",
+            "deny-rule",
+        ),
+        ("{toCIDRSet: [{cidrGroupRef: pods}]}", "deny-rule"),
+        (
+            "{toCIDRSet: [{cidrGroupSelector: {matchLabels: {tier: partners}}}]}",
+            "deny-rule",
+        ),
+        (
+            "{toCIDRSet: [{cidrGroupRef: pods, except: [10.1.0.0/16]}]}",
+            "allow",
+        ),
+        ("{toCIDRSet: [{cidrGroupRef: others}]}", "allow"),
+        ("{toEntities: [world]}", "deny-rule"),
+        (
+            "{toEndpoints: [{matchLabels: {\"reserved:world\": \"\"}}]}",
+            "deny-rule",
+        ),
+        ("{toEntities: [remote-node]}", "allow"),
+        ("{toEndpoints: [{}]}", "allow"),
+    ] {
+        for allowed in ["all", "cluster", "unmanaged"] {
+            let egress = on_db(&format!(
+                "egress: [{{toEntities: [{allowed}]}}], egressDeny: [{denied}]"
+            ));
+            let ingress = egress
+                .replace("egress", "ingress")
+                .replace("{to", "{from")
+                .replace("on-db", "to-db");
+            let [pods, others] = &groups;
+            check(
+                &[egress.as_str(), &ingress, pods, others],
+                &format!("shop/db 10.1.99.9 1 {unknown}\n10.1.99.9 shop/db 1 {unknown}"),
+            );
+            check(
+                &[pods.as_str(), others, &ingress, &egress],
+                &format!("shop/db fd00::99 1 {unknown}\nfd00::99 shop/db 1 {unknown}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn who_is_not_known_is_denied_prefixes_that_become_parts_of_a_pod_cidr() {
+    let policy = on_db("egress: [{toEntities: [all]}], egressDeny: [{toCIDR: [10.9.0.0/24]}]");
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: node-3, labels: {zone: b}}\nspec: {podCIDRs: [10.9.0.0/16]}\n";
+    check(&[policy.as_str()], "shop/db 10.1.99.9 1 allow");
+    check(&[policy.as_str(), node], "shop/db 10.9.99.9 1 deny-rule");
+}
+
 #[test]
 fn every_prefix_that_covers_an_address_counts() {
     check(

@@ -4,7 +4,8 @@
 //! Kubernetes' own policies 5.x).
 //!
 //! Where the project differs from Cilium: NetworkPolicy and ClusterNetworkPolicy mean what upstream Kubernetes says; an address of
-//! a pod CIDR that is no pod's is `unmanaged`, which no prefix selects; what Cilium lets pass by accident is refused.
+//! a pod CIDR that is no pod's is `unmanaged`, which no prefix selects but is denied what is denied to part of them or to the world;
+//! what Cilium lets pass by accident is refused.
 
 mod cilium;
 mod cluster;

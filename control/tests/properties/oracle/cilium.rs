@@ -38,9 +38,9 @@ impl Cluster {
             said.default_deny |= spec["enableDefaultDeny"][asked]
                 .as_bool()
                 .unwrap_or(!allow.is_empty() || !deny.is_empty());
-            let covers = |item| self.covered(item, namespace, direction, peer, traffic);
-            said.denied |= deny.iter().any(|item| !covers(item).is_empty());
-            for http in allow.iter().flat_map(covers) {
+            let covers = |item, denies| self.covered(item, namespace, direction, peer, traffic, denies);
+            said.denied |= deny.iter().any(|item| !covers(item, true).is_empty());
+            for http in allow.iter().flat_map(|item| covers(item, false)) {
                 match http {
                     Some(rules) => said.http.push(rules),
                     None => said.allowed = true,
@@ -57,11 +57,14 @@ impl Cluster {
         direction: Direction,
         peer: &End<'_>,
         traffic: &Traffic<'_>,
+        denies: bool,
     ) -> Vec<Option<&'a [Value]>> {
         let (to_ports, icmps) = (list(&item["toPorts"]), list(&item["icmps"]));
         let any_port = to_ports.is_empty() && icmps.is_empty();
         // Without peers: everyone on the ports; without ports as well: nobody (2.3).
-        let from_or_to_here = self.peers(item, namespace, direction, peer).unwrap_or(!any_port);
+        let from_or_to_here = self
+            .peers(item, namespace, direction, peer, denies)
+            .unwrap_or(!any_port);
         if !from_or_to_here {
             return Vec::new();
         }
@@ -87,13 +90,17 @@ impl Cluster {
 
     /// Whether the item's peers cover `peer`; `None` if it names no kind of peer. An empty list is nobody (2.3), also of
     /// `toFQDNs`, where Cilium takes it for everybody.
+    ///
+    /// Whoever has a pod CIDR's unknown address is denied what is denied to any part of the pod CIDRs, or to the world.
     fn peers(
         &self,
         item: &Value,
         namespace: Option<&str>,
         direction: Direction,
         peer: &End<'_>,
+        denies: bool,
     ) -> Option<bool> {
+        let denies_unknown = denies && matches!(peer.who, Who::Unmanaged);
         let field = |kind: &str| {
             let prefix = if direction == Direction::Ingress {
                 "from"
@@ -106,20 +113,30 @@ impl Cluster {
         if let Some(selectors) = field("Endpoints") {
             return any(selectors, &|selector| {
                 endpoints(selector, namespace, &peer.labels)
+                    || denies_unknown && endpoints(selector, namespace, &[Label::reserved("world")])
             });
         }
         if let Some(entities) = field("Entities") {
-            return any(entities, &|name| entity(name.as_str().expect("entity"), peer));
+            return any(entities, &|name| {
+                entity(name.as_str().expect("entity"), peer) || denies_unknown && name == "world"
+            });
         }
         // Prefixes select only what is outside the cluster (1.3).
         let outside = matches!(peer.who, Who::World);
         if let Some(cidrs) = field("CIDR") {
             return any(cidrs, &|cidr| {
-                outside && in_cidr(cidr.as_str().expect("CIDR"), peer.addr)
+                let cidr = cidr.as_str().expect("CIDR");
+                outside && in_cidr(cidr, peer.addr)
+                    || denies_unknown && self.holds_part_of_pod_cidrs(cidr, &Value::Null)
             });
         }
         if let Some(sets) = field("CIDRSet") {
-            return any(sets, &|set| outside && self.cidr_set(set, peer));
+            return any(sets, &|set| {
+                self.cidr_set(set).into_iter().any(|cidr| {
+                    outside && in_block(cidr, &set["except"], peer.addr)
+                        || denies_unknown && self.holds_part_of_pod_cidrs(cidr, &set["except"])
+                })
+            });
         }
         if let Some(nodes) = field("Nodes") {
             // The implied `reserved:remote-node` leaves the local node out.
@@ -147,23 +164,20 @@ impl Cluster {
         field("FQDNs").map(|_| false)
     }
 
-    fn cidr_set(&self, set: &Value, peer: &End<'_>) -> bool {
-        let cidrs: Vec<&str> = if let Some(cidr) = given(set, "cidr") {
-            vec![cidr.as_str().expect("CIDR")]
-        } else {
-            // A group that is not there is empty.
-            let selected = |group: &&Value| match given(set, "cidrGroupRef") {
-                Some(name) => name == name_of(group),
-                None => plain(&set["cidrGroupSelector"], &labels_of(group)),
-            };
-            let groups = self.cidr_groups.iter().filter(selected);
-            groups
-                .flat_map(|group| strings(&group["spec"]["externalCIDRs"]))
-                .collect()
+    /// The prefixes that an entry of `fromCIDRSet`, `toCIDRSet` names.
+    fn cidr_set<'a>(&'a self, set: &'a Value) -> Vec<&'a str> {
+        if let Some(cidr) = given(set, "cidr") {
+            return vec![cidr.as_str().expect("CIDR")];
+        }
+        // A group that is not there is empty.
+        let selected = |group: &&Value| match given(set, "cidrGroupRef") {
+            Some(name) => name == name_of(group),
+            None => plain(&set["cidrGroupSelector"], &labels_of(group)),
         };
-        cidrs
-            .into_iter()
-            .any(|cidr| in_block(cidr, &set["except"], peer.addr))
+        let groups = self.cidr_groups.iter().filter(selected);
+        groups
+            .flat_map(|group| strings(&group["spec"]["externalCIDRs"]))
+            .collect()
     }
 
     /// One entry of `toServices`.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Peer;
 use super::matching::{
-    CLUSTER, Label, NAMESPACE, NAMESPACE_LABELS, Plain, SERVICE_ACCOUNT, in_cidr, is_identity_label,
+    CLUSTER, Label, NAMESPACE, NAMESPACE_LABELS, Plain, SERVICE_ACCOUNT, in_cidr, is_identity_label, is_part,
     labels_of, list, strings,
 };
 
@@ -274,8 +274,12 @@ impl Cluster {
         (self.end(from), self.end(to))
     }
 
-    pub(super) fn pod_cidrs(&self) -> impl Iterator<Item = &str> {
-        self.pod_cidrs.iter().map(String::as_str)
+    /// Whether `cidr` without `except` has addresses that are in a pod CIDR, too.
+    pub(super) fn holds_part_of_pod_cidrs(&self, cidr: &str, except: &Value) -> bool {
+        self.pod_cidrs.iter().any(|pods| {
+            let common = if is_part(pods, cidr) { pods } else { cidr };
+            is_part(common, pods) && !strings(except).iter().any(|part| is_part(common, part))
+        })
     }
 
     /// Who has an address (4.3).

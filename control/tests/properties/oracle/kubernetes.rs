@@ -130,14 +130,10 @@ impl Cluster {
 
     /// Whom a pod CIDR's unknown address belongs to is not known: it is denied what is denied to any part of the pod CIDRs.
     fn may_be_denied_unknown(&self, entry: &Value, peer: &End<'_>) -> bool {
-        let overlap = |cidr: &str, pods: &str| {
-            let network = |cidr: &str| cidr.split('/').next().expect("network").parse().expect("address");
-            in_cidr(cidr, network(pods)) || in_cidr(pods, network(cidr))
-        };
         matches!(peer.who, Who::Unmanaged)
             && strings(&entry["networks"])
                 .iter()
-                .any(|cidr| self.pod_cidrs().any(|pods| overlap(cidr, pods)))
+                .any(|cidr| self.holds_part_of_pod_cidrs(cidr, &Value::Null))
     }
 }
 

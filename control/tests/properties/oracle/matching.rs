@@ -187,3 +187,14 @@ pub fn in_cidr(cidr: &str, addr: IpAddr) -> bool {
 pub fn in_block(cidr: &str, except: &Value, addr: IpAddr) -> bool {
     in_cidr(cidr, addr) && !strings(except).iter().any(|part| in_cidr(part, addr))
 }
+
+/// Whether the whole prefix `part` lies in the prefix `cidr`.
+pub fn is_part(part: &str, cidr: &str) -> bool {
+    let split = |prefix: &str| {
+        let (network, length) = prefix.split_once('/').expect("prefix length");
+        let length: u32 = length.parse().expect("length");
+        (network.parse::<IpAddr>().expect("address"), length)
+    };
+    let (network, length) = split(part);
+    in_cidr(cidr, network) && split(cidr).1 <= length
+}
