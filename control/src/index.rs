@@ -3,6 +3,7 @@
 //! Synchronous: [`Index::apply`] and [`Index::delete`] take effect at once and in the order given; [`crate::compile`] reads the
 //! result. Identities are allocated here, so that compiling is a pure function.
 
+mod former;
 mod identification;
 mod local;
 mod mentions;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::{EndpointKey, Identity, PodName, Slot};
 
+use self::former::FormerPod;
 use crate::counted::Counted;
 use crate::identity::{self, IdentityAllocator};
 use crate::labels::Labels;
@@ -119,6 +121,8 @@ pub struct Index {
     policies: BTreeMap<PolicyKey, Policy>,
     cidr_groups: BTreeMap<String, CidrGroup>,
     endpoints: BTreeMap<Slot, LocalEndpoint>,
+    /// Pods of endpoints whose objects are gone.
+    former: BTreeMap<Slot, FormerPod>,
     identities: IdentityAllocator,
     /// Pod label keys that NetworkPolicies select by.
     kept_keys: Counted<String>,
@@ -219,8 +223,9 @@ impl Index {
     pub fn apply_endpoint(&mut self, endpoint: LocalEndpoint) {
         self.endpoints.retain(|_, other| other.pod != endpoint.pod);
         let pod = endpoint.pod.clone();
-        let former = self.endpoints.insert(endpoint.key.slot, endpoint);
+        let former = self.endpoints.insert(endpoint.key.slot, endpoint.clone());
         self.changes.addresses = true;
+        self.attachments_changed(Some(&endpoint));
         for pod in former.iter().map(|former| &former.pod).chain([&pod]) {
             self.identify_pod(pod);
         }
@@ -235,8 +240,16 @@ impl Index {
             && let Some(endpoint) = self.endpoints.remove(&key.slot)
         {
             self.changes.addresses = true;
+            self.attachments_changed(None);
             self.identify_pod(&endpoint.pod);
         }
+    }
+
+    /// Every pod that is known, those included whose objects are gone and whose endpoints are not.
+    pub fn known_pods(&self) -> impl Iterator<Item = &IndexedPod> {
+        self.pods
+            .values()
+            .chain(self.former.values().map(|former| &former.pod))
     }
 
     /// What has changed since the last call.

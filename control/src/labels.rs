@@ -23,7 +23,10 @@ pub const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 pub const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Prefix of everything that only Kubernetes itself may say of a pod.
-const RESERVED_PREFIX: &str = "io.cilium.k8s.";
+pub(crate) const RESERVED_PREFIX: &str = "io.cilium.k8s.";
+
+/// Prefix of the keys, of source `upstream`, under which container ports that rules name are part of an identity.
+pub(crate) const PORT_LABELS: &str = "port/";
 
 /// Keys that stay although an ignored prefix matches them, when the match is longer (Cilium, `pkg/labelsfilter`).
 const INCLUDED: &[&str] = &[
@@ -137,6 +140,13 @@ impl Labels {
             .skip(first)
             .take_while(move |label| label.key == key);
         labels.map(|label| (label.source, label.value.as_str()))
+    }
+
+    /// Source, key and value of each label, by rising key.
+    pub fn iter(&self) -> impl Iterator<Item = (LabelSource, &str, &str)> {
+        self.0
+            .iter()
+            .map(|Label { key, source, value }| (*source, key.as_str(), value.as_str()))
     }
 
     /// Adds or replaces the label `source:key`.

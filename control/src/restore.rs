@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use policy::persist::{self, PersistError};
 use policy::{
-    EndpointPolicy, Identity, IpCache, IpCacheGeneration, PodName, PolicyGeneration, Revision, Slot, Snapshot,
+    EndpointKey, EndpointPolicy, Identity, IpCache, IpCacheGeneration, PodName, PolicyGeneration, Revision,
+    Slot, Snapshot,
 };
 
 use crate::compile::{self, RuleNames};
 use crate::index::LocalEndpoint;
+use crate::labels::Labels;
 
 /// A persisted snapshot that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,42 @@ pub struct Restored {
     /// Without endpoints.
     snapshot: Snapshot,
     endpoints: HashMap<PodName, Arc<EndpointPolicy>>,
+}
+
+/// Who had the endpoints of the former process: some of them may have no object any more.
+#[derive(Debug, Default)]
+pub(crate) struct RestoredPods {
+    pods: HashMap<EndpointKey, RestoredPod>,
+    ipcache: Arc<IpCache>,
+}
+
+#[derive(Debug)]
+struct RestoredPod {
+    name: PodName,
+    identity: Identity,
+    identity6: Identity,
+    labels: Labels,
+}
+
+impl RestoredPods {
+    /// Labels of an endpoint's pod, once: if the runtime tells occupants of its slot apart, and all its addresses were that pod's.
+    pub(crate) fn take(&mut self, endpoint: &LocalEndpoint) -> Option<Labels> {
+        let pod = self.pods.remove(&endpoint.key)?;
+        let own = |addr: &IpAddr| {
+            if addr.is_ipv6() {
+                pod.identity6
+            } else {
+                pod.identity
+            }
+        };
+        let known = |addr: &IpAddr| self.ipcache.lookup(*addr) == own(addr);
+        let is_there = !endpoint.addresses.is_empty() && endpoint.addresses.iter().all(known);
+        let is_same = pod.name == endpoint.pod && endpoint.uid.is_some() && is_there;
+        if self.pods.is_empty() {
+            self.ipcache = Arc::default();
+        }
+        is_same.then_some(pod.labels)
+    }
 }
 
 impl Restored {
@@ -160,6 +199,25 @@ impl Restored {
             ),
             rules: Arc::new(names.rules().to_vec()),
             identities: Arc::clone(&self.snapshot.identities),
+        }
+    }
+
+    /// The pods that had the endpoints.
+    #[must_use]
+    pub(crate) fn pods(&self) -> RestoredPods {
+        let known = |policy: &Arc<EndpointPolicy>| {
+            let labels = self.snapshot.identities.get(&policy.identity)?;
+            let pod = RestoredPod {
+                name: policy.pod.clone(),
+                identity: policy.identity,
+                identity6: policy.identity6,
+                labels: Labels::from_strings(labels.iter())?,
+            };
+            Some((policy.key, pod))
+        };
+        RestoredPods {
+            pods: self.endpoints.values().filter_map(known).collect(),
+            ipcache: Arc::clone(&self.snapshot.ipcache),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::explain::{ExplainError, Explanation, Question};
 use crate::index::{Index, IndexConfig, LocalEndpoint};
 use crate::kubernetes::{ApiServer, Update};
 use crate::last_good::{self, LastGood, LastGoodObjects};
-use crate::restore::Restored;
+use crate::restore::{Restored, RestoredPods};
 use crate::source::{Changes, ManifestFolder, ObjectError, ScanError};
 
 /// Pods that may wait to be asked for.
@@ -139,6 +139,8 @@ struct State {
     compiler: Compiler,
     /// Enforced until the source has been read.
     restored: Option<Restored>,
+    /// Pods of the former process, whose objects may have gone meanwhile.
+    restored_pods: RestoredPods,
     synced: bool,
     last_sync: Option<Timestamp>,
     stale_since: Option<Timestamp>,
@@ -231,6 +233,12 @@ impl Control {
             index,
             compiler: Compiler::default(),
             stale_since: restored.is_some().then(Timestamp::now),
+            // What a folder does not hold any more was taken away by whoever writes it.
+            restored_pods: restored
+                .as_ref()
+                .filter(|_| asks)
+                .map(Restored::pods)
+                .unwrap_or_default(),
             restored,
             synced: false,
             last_sync: None,
@@ -308,8 +316,11 @@ impl ControlHandle {
     pub fn endpoint_add(&self, endpoint: LocalEndpoint) {
         let mut state = self.shared.state();
         state.index.apply_endpoint(endpoint.clone());
+        if let Some(labels) = state.restored_pods.take(&endpoint) {
+            state.index.restore_pod(&endpoint, &labels);
+        }
         self.shared.publish(&mut state);
-        let is_known = endpoint.uid.is_none() || state.index.pod_of(&endpoint).is_some();
+        let is_known = endpoint.uid.is_none() || state.index.is_described(&endpoint);
         drop(state);
         if let Some((runtime, wanted)) = self.shared.wanted.as_ref().filter(|_| !is_known) {
             runtime.spawn(server::want(
@@ -490,3 +501,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,7 +264,7 @@ impl<'a> Resolver<'a> {
         let mut cache = self.named_ports.borrow_mut();
         let ports = cache.get_or_insert_with(|| {
             let mut ports = NamedPorts::new();
-            let identified = self.index.pods().values().filter(|pod| !pod.awaits_namespace());
+            let identified = self.index.known_pods().filter(|pod| !pod.awaits_namespace());
             for indexed in identified {
                 for port in &indexed.pod.ports {
                     let numbers = ports.entry((port.name.clone(), port.protocol)).or_default();

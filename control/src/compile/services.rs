@@ -191,7 +191,8 @@ fn host_ports(index: &Index, node: &[IpAddr]) -> Vec<Service> {
     let mut services = Vec::new();
     for endpoint in index.endpoints().values() {
         let ports = index
-            .pod_of(endpoint)
+            .object_of(endpoint)
+            .filter(|indexed| !indexed.awaits_namespace())
             .map(|indexed| indexed.pod.host_ports.as_slice());
         for port in ports.unwrap_or_default() {
             let asked: Vec<IpAddr> = match port.addr {

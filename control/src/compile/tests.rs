@@ -1338,7 +1338,7 @@ spec:
 fn an_endpoint_with_a_uid_is_the_pod_of_that_uid_and_no_other() {
     let pod = |uid: &str, mirror: &str| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: db-0, namespace: x, uid: {uid}, labels: {{app: db}}, annotations: {{{mirror}}}}}\n\
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: db-0, namespace: x, uid: {uid}, labels: {{of: {uid}}}, annotations: {{{mirror}}}}}\n\
              status: {{podIP: 10.1.0.3}}\n"
         )
     };
@@ -1357,14 +1357,19 @@ fn an_endpoint_with_a_uid_is_the_pod_of_that_uid_and_no_other() {
         Identity::INIT,
         "same name and address, another pod"
     );
+    let is_of = |world: &World, uid: &str| {
+        let labels = &world.snapshot.identities[&world.policy("x/db-0").identity];
+        labels.contains(&format!("k8s:of={uid}"))
+    };
     world.apply(&pod("own", ""));
     assert!(world.snapshot.ipcache.lookup(addr) >= Identity::FIRST_ALLOCATED);
+    assert!(is_of(&world, "own"));
     let mirror = "kubernetes.io/config.mirror: own, kubernetes.io/config.hash: own";
     world.apply(&pod("of-the-mirror", mirror));
-    assert!(world.snapshot.ipcache.lookup(addr) >= Identity::FIRST_ALLOCATED);
+    assert!(is_of(&world, "of-the-mirror"));
     world.apply(&pod("other", ""));
-    assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
+    assert!(is_of(&world, "of-the-mirror"), "it stays who it was");
     // Anybody may write the hash; only the kubelet's mirror pods have the other annotation.
     world.apply(&pod("no-mirror", "kubernetes.io/config.hash: own"));
-    assert_eq!(world.snapshot.ipcache.lookup(addr), Identity::INIT);
+    assert!(is_of(&world, "of-the-mirror"));
 }

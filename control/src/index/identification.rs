@@ -10,7 +10,7 @@ use policy::{Identity, PodName};
 use super::mentions::Mentions;
 use super::{Index, IndexedPod};
 use crate::identity;
-use crate::labels::{LabelSource, Labels, PodLabels};
+use crate::labels::{LabelSource, Labels, PORT_LABELS, PodLabels};
 use crate::object::Pod;
 use crate::rule::Policy;
 
@@ -76,17 +76,38 @@ impl Index {
 
     /// Labels of the pod's Namespace. Its deletion may be told before that of its pods: they stay who they were, or whatever selects
     /// them by these labels would let go of them while they run.
-    fn namespace_of(&self, name: &PodName, pod: &Pod) -> Option<Arc<BTreeMap<String, String>>> {
+    pub(super) fn namespace_of(&self, name: &PodName, pod: &Pod) -> Option<Arc<BTreeMap<String, String>>> {
         let known = self.namespaces.get(&name.namespace);
-        let former = || {
+        let before = || {
+            let former = self.former.values().map(|former| &former.pod);
+            let mut versions = self.pods.get(name).into_iter().chain(former);
             let same = |indexed: &&IndexedPod| self.config.awaits_namespaces && indexed.pod.uid == pod.uid;
-            self.pods.get(name).filter(same)?.namespace.as_ref()
+            versions.find(|indexed| same(indexed) && indexed.namespace.is_some())
         };
-        known.or_else(former).cloned()
+        known.or_else(|| before()?.namespace.as_ref()).cloned()
     }
 
     pub(super) fn identify(&mut self, name: &PodName, pod: Pod) -> IndexedPod {
         let namespace = self.namespace_of(name, &pod);
+        let attached = || {
+            let mut endpoints = self.endpoints.values();
+            endpoints.find(|endpoint| endpoint.pod == *name && self.is_of(endpoint, &pod))
+        };
+        let addresses = match (self.blocks.is_empty(), attached) {
+            (true, _) => Vec::new(),
+            (false, attached) => attached().map_or(&pod.addresses, |own| &own.addresses).clone(),
+        };
+        self.identified(name, pod, namespace, &addresses)
+    }
+
+    /// The pod with its identities, at `addresses`.
+    pub(super) fn identified(
+        &mut self,
+        name: &PodName,
+        pod: Pod,
+        namespace: Option<Arc<BTreeMap<String, String>>>,
+        addresses: &[IpAddr],
+    ) -> IndexedPod {
         if namespace.is_none() && self.config.awaits_namespaces {
             return IndexedPod {
                 pod,
@@ -112,7 +133,7 @@ impl Index {
             .iter()
             .filter(|port| self.kept_ports.contains(&port.name))
         {
-            let key = format!("port/{}/{}", port.name, port.protocol.name());
+            let key = format!("{PORT_LABELS}{}/{}", port.name, port.protocol.name());
             let value = numbers.entry(key).or_default();
             if !value.is_empty() {
                 value.push(',');
@@ -124,8 +145,6 @@ impl Index {
         }
         let (mut labels4, mut labels6) = (labels.clone(), labels);
         if !self.blocks.is_empty() {
-            let attached = self.endpoints.values().find(|endpoint| endpoint.pod == *name);
-            let addresses = attached.map_or(&pod.addresses, |endpoint| &endpoint.addresses);
             let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.iter().partition(|addr| addr.is_ipv4());
             // Who has one family only has one identity.
             self.insert_blocks(&mut labels4, if v4.is_empty() { &v6 } else { &v4 });
@@ -157,6 +176,7 @@ impl Index {
         for name in affected.cloned().collect::<Vec<_>>() {
             self.identify_pod(&name);
         }
+        self.renew_former_pods(namespace);
         self.compact();
     }
 
@@ -245,12 +265,15 @@ impl Index {
 
     pub(super) fn compact(&mut self) {
         // Cheap first: this runs for every pod.
-        if self.identities.len() <= 2 * (self.pods.len() + self.prefixes.len()) + identity::REMEMBERED {
+        let pods = self.pods.len() + self.former.len();
+        if self.identities.len() <= 2 * (pods + self.prefixes.len()) + identity::REMEMBERED {
             return;
         }
+        let former = self.former.values().map(|former| &former.pod);
         let pods = self
             .pods
             .values()
+            .chain(former)
             .flat_map(|indexed| [indexed.identity, indexed.identity6]);
         let in_use = pods.chain(self.remote_nodes.values().copied()).collect();
         self.changes.forgotten |= self.identities.compact(&in_use, &self.prefixes);

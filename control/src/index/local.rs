@@ -5,32 +5,43 @@ use std::net::IpAddr;
 
 use policy::PodName;
 
+use super::former::is_same;
 use super::{Index, IndexedPod, LocalEndpoint};
 use crate::object::Pod;
 
 impl Index {
-    /// The pod that a local endpoint is, if its object is known, with its Namespace, and is of this very pod: an object that is finished
-    /// or whose addresses are all others describes a former pod of that name.
+    /// The pod that a local endpoint is, if it is known, with its Namespace: by its object or, once that is gone, as it was last.
     #[must_use]
     pub fn pod_of(&self, endpoint: &LocalEndpoint) -> Option<&IndexedPod> {
         self.object_of(endpoint)
+            .or_else(|| self.former_pod(endpoint.key))
             .filter(|indexed| !indexed.awaits_namespace())
     }
 
-    /// The same, whether its Namespace is known or not.
-    fn object_of(&self, endpoint: &LocalEndpoint) -> Option<&IndexedPod> {
+    /// The object of the very pod that a local endpoint is, whether its Namespace is known or not.
+    #[must_use]
+    pub fn object_of(&self, endpoint: &LocalEndpoint) -> Option<&IndexedPod> {
         let indexed = self.pods.get(&endpoint.pod)?;
-        let Pod {
-            uid,
-            mirrored,
-            addresses: listed,
-            ..
-        } = &indexed.pod;
-        let same = match &endpoint.uid {
-            Some(own) if !uid.is_empty() => own == uid || mirrored.as_ref() == Some(own),
-            _ => listed.is_empty() || listed.iter().any(|addr| endpoint.addresses.contains(addr)),
+        self.is_of(endpoint, &indexed.pod).then_some(indexed)
+    }
+
+    /// Whether the endpoint's own object is known, with its Namespace.
+    #[must_use]
+    pub fn is_described(&self, endpoint: &LocalEndpoint) -> bool {
+        self.object_of(endpoint)
+            .is_some_and(|indexed| !indexed.awaits_namespace())
+    }
+
+    /// Whether an object describes the endpoint: one that is finished or whose addresses are all others is of a former pod of that
+    /// name, and one that has no address yet is the next one if it is another than was known.
+    pub(super) fn is_of(&self, endpoint: &LocalEndpoint, pod: &Pod) -> bool {
+        let is_next = || {
+            let former = self.former_pod(endpoint.key);
+            endpoint.uid.is_none()
+                && pod.addresses.is_empty()
+                && former.is_some_and(|former| former.pod.uid != pod.uid)
         };
-        (same && !indexed.pod.host_network && !indexed.pod.finished).then_some(indexed)
+        is_same(endpoint, pod) && !pod.finished && !is_next()
     }
 
     /// Label `topology.kubernetes.io/zone` of the local node; empty where it has none.

@@ -49,6 +49,7 @@ impl Index {
             Some(indexed) => self.pods.insert(name.clone(), indexed.clone()),
             None => self.pods.remove(name),
         };
+        self.succeed(name, former.as_ref());
         let mut versions = former.iter().chain(&indexed);
         self.changes.services |= versions.any(|pod| !pod.pod.host_ports.is_empty());
         let (Some(before), Some(after)) = (&former, &indexed) else {

@@ -25,7 +25,7 @@ pub(super) async fn want(endpoint: LocalEndpoint, wanted: mpsc::Sender<PodName>,
         let state = shared.state();
         let is_there = state.index.endpoints().get(&endpoint.key.slot) == Some(&endpoint);
         // Before everything was listed the list will tell.
-        state.synced && is_there && state.index.pod_of(&endpoint).is_none()
+        state.synced && is_there && !state.index.is_described(&endpoint)
     };
     drop(shared);
     if is_missing {
