@@ -154,7 +154,8 @@ pub struct AgentArgs {
     /// Name of this node in Kubernetes [default: the host name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
-    /// An address of this node; may be given several times
+    /// An address of this node that its Node object does not list: NodePorts are there. Who is at an address of its interfaces is
+    /// `host` without it; may be given several times
     #[arg(long = "node-address", value_name = "IP")]
     pub node_addresses: Vec<IpAddr>,
     /// A range that pods have their addresses from: an address in it that is no known pod's never counts as `world`; may be

@@ -4,6 +4,7 @@
 //! endpoint whose policy is not published yet drops everything. The agent leaves pins and node state behind when it ends, so that pods
 //! stay cut off and not open; `sluice cleanup` removes them.
 
+mod addresses;
 mod cni;
 mod endpoints;
 mod handover;
@@ -262,6 +263,7 @@ impl Supervisor {
                 "--worker-napi does nothing: the kernel's threads are in the node's PID namespace (hostPID)";
             supervisor.start_warnings.push(warning.to_owned());
         }
+        supervisor.follow_addresses().await;
         supervisor.inherit(run_dir);
         for (pair, slot) in SERVED_PAIRS {
             supervisor.serve_pair(pair, slot).await?;
@@ -295,13 +297,16 @@ impl Supervisor {
                 event = self.monitor.next() => match event {
                     Some(NodeEvent::LinkRemoved { index, name }) => self.link_removed(index, &name).await,
                     Some(NodeEvent::Touched) => self.reconcile().await,
+                    Some(NodeEvent::AddressesChanged) => self.follow_addresses().await,
                     Some(NodeEvent::Overrun) => {
+                        self.follow_addresses().await;
                         self.reconcile().await;
                         self.sweep().await;
                     }
                     None => bail!("the kernel's notifications ended"),
                 },
                 _ = ticks.tick() => {
+                    self.follow_addresses().await;
                     self.reconcile().await;
                     self.sweep().await;
                     self.retry_cut_off().await;

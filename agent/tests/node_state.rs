@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use agent::node::desired::{FORWARD_TABLE, HOST_RULE_PRIORITY, HOST_TABLE};
 use agent::node::{
-    Difference, FORWARD_PAIR, Family, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeObject, NodeState,
-    NodeWarning, Pair, Reconciler, Report,
+    Devices, Difference, FORWARD_PAIR, Family, HOST_PAIR, KEEPER_PAIR, NodeEvent, NodeMonitor, NodeObject,
+    NodeState, NodeWarning, Pair, Reconciler, Report,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -424,6 +424,79 @@ fn kernel_events_tell_of_drift_and_of_vanished_interfaces() {
         }
         gone.sort();
         assert_eq!(gone, ["pod0", "pod0x"]);
+    });
+}
+
+#[test]
+fn addresses_of_the_node_are_those_at_which_its_interfaces_are_reached() {
+    in_namespace(async || {
+        Reconciler::new().unwrap().reconcile(&state(PODS)).await.unwrap();
+        let devices = Devices::new().unwrap();
+        let before = devices.node_addresses().await.unwrap();
+        assert_eq!(
+            before,
+            BTreeSet::new(),
+            "loopback, links' own and sluice's are none"
+        );
+        for command in [
+            "link add br0 type bridge",
+            "address add 10.1.0.1/24 dev br0",
+            "address add fd00::1/64 dev br0 nodad",
+            "link set br0 up",
+            // As `ptp` does: the gateway's address at each pod's interface.
+            "link add pod0 type veth peer name pod0x",
+            "link add pod1 type veth peer name pod1x",
+            "address add 10.2.0.1/32 dev pod0",
+            "address add 10.2.0.1/32 dev pod1",
+            "link set pod0 up",
+            "address add 192.0.2.20 peer 192.0.2.21/32 dev pod1",
+            "link add nodelocaldns type bridge",
+            "address add 169.254.20.10/32 dev nodelocaldns",
+            "address add 192.0.2.7/32 dev lo",
+            "address add 192.0.2.99/32 dev sluice_host",
+        ] {
+            ip(command);
+        }
+        let expected: BTreeSet<IpAddr> = [
+            "10.1.0.1",
+            "fd00::1",
+            "10.2.0.1",
+            "192.0.2.20",
+            "169.254.20.10",
+            "192.0.2.7",
+        ]
+        .map(|addr| addr.parse().unwrap())
+        .into();
+        assert_eq!(devices.node_addresses().await.unwrap(), expected);
+        ip("link del pod0");
+        ip("address del 192.0.2.7/32 dev lo");
+        let left = devices.node_addresses().await.unwrap();
+        assert!(
+            left.contains(&"10.2.0.1".parse().unwrap()),
+            "another interface has it"
+        );
+        assert!(!left.contains(&"192.0.2.7".parse().unwrap()));
+    });
+}
+
+#[test]
+fn kernel_events_tell_of_addresses_that_come_and_go() {
+    in_namespace(async || {
+        ip("link add second type bridge");
+        ip("address add 192.0.2.1/32 dev second");
+        let mut monitor = NodeMonitor::new().unwrap();
+        let mut is_told = async || {
+            let told = async { while monitor.next().await != Some(NodeEvent::AddressesChanged) {} };
+            tokio::time::timeout(Duration::from_secs(5), told).await.unwrap();
+        };
+        ip("address add 192.0.2.2/32 dev second");
+        is_told().await;
+        ip("address add 2001:db8::2/128 dev second nodad");
+        is_told().await;
+        ip("address del 192.0.2.2/32 dev second");
+        is_told().await;
+        ip("link del second");
+        is_told().await;
     });
 }
 

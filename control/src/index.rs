@@ -115,6 +115,8 @@ pub struct Index {
     namespaces: BTreeMap<String, Arc<BTreeMap<String, String>>>,
     nodes: BTreeMap<String, Node>,
     remote_nodes: BTreeMap<IpAddr, Identity>,
+    /// Addresses of the local node's interfaces.
+    interface_addresses: BTreeSet<IpAddr>,
     pods: BTreeMap<PodName, IndexedPod>,
     services: BTreeMap<PodName, ServiceObject>,
     slices: BTreeMap<PodName, Slice>,
@@ -265,7 +267,7 @@ impl Index {
     /// Whether the API server is on the local node.
     #[must_use]
     pub fn is_local_node_apiserver(&self) -> bool {
-        self.local_node_addresses()
+        self.host_addresses()
             .iter()
             .any(|addr| self.apiservers.contains(addr))
     }

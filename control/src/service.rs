@@ -4,6 +4,7 @@
 //! changes nothing that is enforced; when [`ControlHandle::endpoint_add`] returns, the published snapshot knows the endpoint.
 
 mod folder;
+mod node;
 mod persistence;
 mod server;
 

@@ -12,7 +12,7 @@ use crate::dataplane::Device;
 /// Looks interfaces up by name.
 #[derive(Debug, Clone)]
 pub struct Devices {
-    handle: rtnetlink::Handle,
+    pub(super) handle: rtnetlink::Handle,
 }
 
 impl Devices {

@@ -6,6 +6,7 @@
 //!
 //! Everything acts on the network namespace of the calling thread.
 
+mod address;
 pub mod conflict;
 pub mod desired;
 pub mod device;

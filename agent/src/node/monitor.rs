@@ -23,6 +23,8 @@ pub enum NodeEvent {
         /// Interface name.
         name: String,
     },
+    /// The node's interfaces have other addresses.
+    AddressesChanged,
     /// Notifications were lost; anything may have changed.
     Overrun,
 }
@@ -60,6 +62,8 @@ impl NodeMonitor {
             MulticastGroup::Ipv6Route,
             MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv6Rule,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
         ])
         .map_err(NodeError::Connect)?;
         let (sender, events) = mpsc::channel(PENDING_EVENTS);
@@ -91,8 +95,8 @@ impl NodeMonitor {
         })
     }
 
-    /// The next event; `None` when the kernel closed the socket. As many [`NodeEvent::Touched`] as wait one after another are one:
-    /// each change of the reconciler's own is told of, too.
+    /// The next event; `None` when the kernel closed the socket. As many [`NodeEvent::Touched`] or [`NodeEvent::AddressesChanged`] as
+    /// wait one after another are one: each change of the reconciler's own is told of, too, and each address of a pod's interface.
     pub async fn next(&mut self) -> Option<NodeEvent> {
         if self.overrun.swap(false, std::sync::atomic::Ordering::AcqRel) {
             return Some(NodeEvent::Overrun);
@@ -101,7 +105,7 @@ impl NodeMonitor {
             Some(event) => event,
             None => self.events.recv().await?,
         };
-        if event == NodeEvent::Touched {
+        if matches!(event, NodeEvent::Touched | NodeEvent::AddressesChanged) {
             self.next = std::iter::from_fn(|| self.events.try_recv().ok()).find(|next| *next != event);
         }
         Some(event)
@@ -126,6 +130,9 @@ fn classify(message: RouteNetlinkMessage) -> Option<NodeEvent> {
         }
         RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
             is_ours(&route).then_some(NodeEvent::Touched)
+        }
+        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+            Some(NodeEvent::AddressesChanged)
         }
         RouteNetlinkMessage::NewRule(_) | RouteNetlinkMessage::DelRule(_) => Some(NodeEvent::Touched),
         _ => None,

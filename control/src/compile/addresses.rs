@@ -39,7 +39,7 @@ pub(super) fn ipcache(index: &Index, revision: Revision) -> IpCache {
     addresses.extend(index.remote_nodes());
     addresses.extend(
         index
-            .local_node_addresses()
+            .host_addresses()
             .into_iter()
             .map(|addr| (addr, Identity::HOST)),
     );

@@ -1,6 +1,7 @@
 //! YAML in, decisions out. Every flow is asked twice: of the compiled snapshot and of [`crate::decide`], which compiles for itself;
 //! both must agree.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use policy::{Decision, DropReason, HttpRequest, ServiceLookup, Slot, SlotGeneration};
@@ -1372,4 +1373,117 @@ fn an_endpoint_with_a_uid_is_the_pod_of_that_uid_and_no_other() {
     // Anybody may write the hash; only the kubelet's mirror pods have the other annotation.
     world.apply(&pod("no-mirror", "kubernetes.io/config.hash: own"));
     assert!(is_of(&world, "of-the-mirror"));
+}
+
+#[test]
+fn addresses_of_the_nodes_interfaces_are_the_node_as_long_as_they_are_there() {
+    let policy = |name: &str, peer: &str| {
+        format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: out, namespace: x}}\n\
+             spec: {{endpointSelector: {{matchLabels: {{app: {name}}}}}, egress: [{{{peer}}}]}}\n"
+        )
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: client, namespace: x, labels: {app: client}}\nstatus: {podIP: 10.1.0.2}\n";
+    let mut world = World::new(pod);
+    let dns: IpAddr = "169.254.20.10".parse().expect("address");
+    let gateway: IpAddr = "10.1.0.1".parse().expect("address");
+    let second: IpAddr = "2001:db8::7".parse().expect("address");
+    let all = [dns, gateway, second];
+    let at = |world: &World| all.map(|addr| world.snapshot.ipcache.lookup(addr));
+    let reached = |world: &World, addr| {
+        let egress = &world.policy("x/client").egress;
+        let decision = egress.decide(world.snapshot.ipcache.lookup(addr), Protocol::UDP, 53);
+        decision.drop_reason().is_none()
+    };
+    for (peer, before, after) in [
+        ("toEntities: [world]", true, false),
+        ("toCIDR: [169.254.20.10/32]", true, false),
+        ("toEntities: [host]", false, true),
+    ] {
+        world.apply(&policy("client", peer));
+        let [dns_before, ..] = at(&world);
+        assert_eq!(dns_before == Identity::WORLD, !peer.contains("CIDR"), "{peer}");
+        assert_eq!(reached(&world, dns), before, "{peer}");
+        assert!(world.index.set_interface_addresses(all.into()));
+        world.compile();
+        assert_eq!(at(&world), [Identity::HOST; 3], "{peer}");
+        assert_eq!(reached(&world, dns), after, "{peer}");
+        assert!(world.index.set_interface_addresses([gateway].into()));
+        world.compile();
+        assert_eq!(reached(&world, dns), before, "{peer}");
+        assert_eq!(at(&world)[1], Identity::HOST);
+        assert!(world.index.set_interface_addresses(BTreeSet::new()));
+        world.compile();
+        assert_eq!(at(&world)[1], Identity::UNMANAGED);
+        let revision = world.snapshot.revision;
+        assert!(!world.index.set_interface_addresses(BTreeSet::new()));
+        world.compile();
+        assert_eq!(world.snapshot.revision, revision);
+    }
+}
+
+#[test]
+fn a_local_attachment_outranks_an_interface_and_blocks_ask_for_the_addresses_that_are_known_of_the_node() {
+    let mut world = World::new(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: x, labels: {app: client}}
+status: {podIP: 10.1.0.2}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: x}
+spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 172.18.0.0/16}}]}]}
+",
+    );
+    let own = world.address("x/client");
+    let identity = world.snapshot.ipcache.lookup(own);
+    let dns: IpAddr = "169.254.20.10".parse().expect("address");
+    world.index.set_interface_addresses([own, dns].into());
+    world.compile();
+    assert_eq!(world.snapshot.ipcache.lookup(own), identity);
+    let egress = &world.policy("x/client").egress;
+    let to_host = egress.decide(Identity::HOST, Protocol::TCP, 443);
+    assert_eq!(to_host.drop_reason(), None, "172.18.0.2 is in the block");
+}
+
+#[test]
+fn an_api_server_at_an_interface_of_the_node_is_the_node() {
+    let mut world = World::new(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: x, labels: {app: client}}
+status: {podIP: 10.1.0.2}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes, namespace: default, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.100]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: out, namespace: x}
+spec: {endpointSelector: {}, egress: [{toEntities: [kube-apiserver]}]}
+",
+    );
+    let vip: IpAddr = "192.0.2.100".parse().expect("address");
+    let reached = |world: &World, identity| {
+        let decision = world
+            .policy("x/client")
+            .egress
+            .decide(identity, Protocol::TCP, 6443);
+        decision.drop_reason().is_none()
+    };
+    for is_here in [false, true, false] {
+        let addresses = if is_here { [vip].into() } else { BTreeSet::new() };
+        world.index.set_interface_addresses(addresses);
+        world.compile();
+        let identity = world.snapshot.ipcache.lookup(vip);
+        assert_eq!(identity == Identity::HOST, is_here);
+        assert!(reached(&world, identity), "{is_here}");
+        assert_eq!(reached(&world, Identity::HOST), is_here);
+    }
 }

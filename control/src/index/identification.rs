@@ -35,7 +35,7 @@ impl Index {
         let apiservers: BTreeSet<IpAddr> = slices.flat_map(|(_, slice)| slice.ready()).collect();
         self.apiservers = apiservers;
         self.identify_nodes();
-        let local = self.local_node_addresses();
+        let local = self.host_addresses();
         let outside = |addr: &&IpAddr| !self.remote_nodes.contains_key(*addr) && !local.contains(*addr);
         let prefixes: BTreeSet<IpNet> = self
             .apiservers

@@ -52,7 +52,7 @@ impl Index {
             .map_or("", String::as_str)
     }
 
-    /// Addresses of the local node.
+    /// Addresses that the local node is known by: those that its Node object lists, and those that it was told of at start.
     #[must_use]
     pub fn local_node_addresses(&self) -> Vec<IpAddr> {
         let object = self
@@ -61,6 +61,27 @@ impl Index {
             .map(|node| node.addresses.as_slice())
             .unwrap_or_default();
         self.config.node_addresses.iter().chain(object).copied().collect()
+    }
+
+    /// Every address at which the node's processes are: its interfaces have more than its Node object lists.
+    #[must_use]
+    pub fn host_addresses(&self) -> BTreeSet<IpAddr> {
+        let known = self.local_node_addresses();
+        known
+            .into_iter()
+            .chain(self.interface_addresses.iter().copied())
+            .collect()
+    }
+
+    /// Tells what addresses the node's interfaces have now; returns whether they are others than before.
+    pub fn set_interface_addresses(&mut self, addresses: BTreeSet<IpAddr>) -> bool {
+        let differ = self.interface_addresses != addresses;
+        if differ {
+            self.interface_addresses = addresses;
+            self.changes.addresses = true;
+            self.identify_apiservers();
+        }
+        differ
     }
 
     /// Pods of the local node that no local endpoint is, though they have addresses: nothing is enforced on them. None are those that

@@ -202,3 +202,18 @@ async fn what_a_former_process_knew_is_of_its_attachment_only() {
         until_persisted(dir.path(), &handle).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_of_the_nodes_interfaces_are_published_when_they_change() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let handle = start(dir.path()).await;
+    let vip: IpAddr = "192.0.2.100".parse().expect("address");
+    let at = |handle: &ControlHandle| handle.snapshots().borrow().ipcache.lookup(vip);
+    handle.node_addresses([vip].into());
+    // Nothing is published before the source was read; then what was told meanwhile holds.
+    assert_eq!(handle.snapshots().borrow().revision, Revision(0));
+    told(&handle, &[OTHERS], Vec::new());
+    assert_eq!(at(&handle), Identity::HOST);
+    handle.node_addresses(BTreeSet::new());
+    assert_eq!(at(&handle), Identity::WORLD);
+}
