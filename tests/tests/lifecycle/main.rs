@@ -100,6 +100,7 @@ fn main() -> ExitCode {
         restarted_agent_enforces_the_persisted_policy_without_its_manifests,
         new_policy_cuts_an_established_connection,
         removed_policy_lets_everything_pass_again,
+        node_is_host_at_an_address_that_an_interface_gets_while_the_agent_runs,
         pod_deleted_under_traffic_loses_no_frame,
         interface_that_vanishes_while_the_agent_starts_is_swept_and_its_pod_comes_again,
         interface_that_the_runtime_detaches_stays_closed_until_it_is_gone,
@@ -629,6 +630,50 @@ fn removed_policy_lets_everything_pass_again(bed: &mut Lifecycle) -> Result<()> 
                 "{address}"
             );
         }
+    }
+    Ok(())
+}
+
+/// Lets the friend out to an entity only.
+fn out_to(entity: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: friend, namespace: app}}\n\
+         spec: {{endpointSelector: {{matchLabels: {{role: friend}}}}, egress: [{{toEntities: [{entity}]}}]}}\n"
+    )
+}
+
+fn node_is_host_at_an_address_that_an_interface_gets_while_the_agent_runs(bed: &mut Lifecycle) -> Result<()> {
+    bed.guarded()?;
+    let second: [IpAddr; 2] = ["192.0.2.77".parse()?, "2001:db8:77::7".parse()?];
+    let server = Server::start(&bed.lab.node(), HTTP_PORT)?;
+    for addr in second {
+        bed.lab
+            .on_node(&["ip", "address", "add", &addr.to_string(), "dev", "lo"])?;
+    }
+    bed.lab.enforce(&[("friend", &out_to("host"))])?;
+    for addr in second {
+        let address = SocketAddr::new(addr, HTTP_PORT);
+        wait::until("the node's process answers", wait::LONG, || {
+            let response = http::get(&bed.friend.netns, address, "/").ok();
+            Ok((response == Some(Response::served("/"))).then_some(()))
+        })?;
+    }
+    drop(server.take_requests());
+    bed.lab.enforce(&[("friend", &out_to("world"))])?;
+    let targets = second.map(|addr| SocketAddr::new(addr, HTTP_PORT));
+    let frames: Vec<_> = bed
+        .friend
+        .at(40_000)
+        .into_iter()
+        .zip(targets)
+        .map(|(from, to)| bed.friend.framed(&packets::syn(from, to)))
+        .collect();
+    bed.lab.agent().expect_drops(DropReason::PolicyDenied, || {
+        bed.friend.injector()?.send_all(&frames)
+    })?;
+    for addr in second {
+        bed.lab
+            .on_node(&["ip", "address", "del", &addr.to_string(), "dev", "lo"])?;
     }
     Ok(())
 }
