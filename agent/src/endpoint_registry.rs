@@ -4,7 +4,7 @@
 //! so that nothing which belonged to a former occupant is ever taken for its successor's. Every change is on disk before it
 //! takes effect, by a temporary file that is renamed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -396,25 +396,30 @@ impl EndpointRegistry {
         Ok(endpoint)
     }
 
-    /// Gives endpoints the names that their interfaces have now, by the former ones.
+    /// Gives endpoints the names that their interfaces have now, by the former ones. Endpoints whose name is another's now, and that have
+    /// no other, have lost their interface: they are removed and returned.
     ///
     /// # Errors
-    /// [`RegistryError::InterfaceInUse`] or [`RegistryError::Io`]; nothing changed then.
-    pub fn follow_renames(&mut self, renamed: &BTreeMap<String, String>) -> Result<(), RegistryError> {
+    /// [`RegistryError::Io`]; nothing changed then.
+    pub fn follow_renames(
+        &mut self,
+        renamed: &BTreeMap<String, String>,
+    ) -> Result<Vec<Endpoint>, RegistryError> {
         let mut contents = self.contents.clone();
-        let mut owners = BTreeMap::new();
-        for Endpoint { spec, .. } in &mut contents.endpoints {
+        let taken: BTreeSet<&String> = renamed.values().collect();
+        let is_lost = |endpoint: &Endpoint| match renamed.get(&endpoint.spec.interface) {
+            Some(_) => false,
+            None => taken.contains(&endpoint.spec.interface),
+        };
+        let (lost, mut kept): (Vec<_>, Vec<_>) = contents.endpoints.into_iter().partition(is_lost);
+        for Endpoint { spec, .. } in &mut kept {
             if let Some(name) = renamed.get(&spec.interface) {
                 spec.interface.clone_from(name);
             }
-            if let Some(owner) = owners.insert(spec.interface.clone(), spec.pod.clone()) {
-                return Err(RegistryError::InterfaceInUse {
-                    interface: spec.interface.clone(),
-                    owner,
-                });
-            }
         }
-        self.store(contents)
+        contents.endpoints = kept;
+        self.store(contents)?;
+        Ok(lost)
     }
 
     /// Removes a pod's endpoint and returns it.
@@ -504,6 +509,46 @@ mod tests {
         let path = folder.path().join("endpoints.json");
         let registry = EndpointRegistry::open(&path, capacity).unwrap();
         (folder, path, registry)
+    }
+
+    #[test]
+    fn endpoints_follow_their_interfaces_and_one_whose_name_another_has_taken_is_lost() {
+        let (_dir, path, mut registry) = registry(8);
+        for (n, (pod, interface)) in [("a/swaps", "one"), ("a/swapped", "two"), ("a/moved", "three")]
+            .into_iter()
+            .chain([("a/lost", "four"), ("a/stays", "five")])
+            .enumerate()
+        {
+            registry
+                .add(spec(pod, interface, &format!("10.0.0.{}", n + 1)))
+                .unwrap();
+        }
+        let renamed = [
+            ("one", "two"),
+            ("two", "one"),
+            ("three", "four"),
+            ("unknown", "six"),
+        ];
+        let renamed = renamed.map(|(from, to)| (from.to_owned(), to.to_owned())).into();
+        let lost = registry.follow_renames(&renamed).unwrap();
+        let names = |registry: &EndpointRegistry| -> Vec<(String, String)> {
+            let endpoints = registry.endpoints();
+            let names = endpoints.map(|e| (e.spec.pod.name.clone(), e.spec.interface.clone()));
+            names.collect()
+        };
+        assert_eq!(
+            lost.iter().map(|e| e.spec.pod.name.as_str()).collect::<Vec<_>>(),
+            ["lost"]
+        );
+        let expected = [
+            ("swaps", "two"),
+            ("swapped", "one"),
+            ("moved", "four"),
+            ("stays", "five"),
+        ];
+        let expected = expected.map(|(pod, interface)| (pod.to_owned(), interface.to_owned()));
+        assert_eq!(names(&registry), expected);
+        assert_eq!(names(&EndpointRegistry::open(&path, 8).unwrap()), expected);
     }
 
     #[test]

@@ -268,7 +268,7 @@ impl Supervisor {
         for (pair, slot) in SERVED_PAIRS {
             supervisor.serve_pair(pair, slot).await?;
         }
-        supervisor.adopt().await;
+        supervisor.adopt().await?;
         supervisor.dataplane.adoption_ends()?;
         let published = Arc::clone(&supervisor.control.snapshots().borrow_and_update());
         supervisor.publish(published);

@@ -40,8 +40,8 @@ pub struct L7Flow {
     pub server_timestamp: Option<u32>,
     /// The server's latest window, unscaled.
     pub server_window: u16,
-    /// When the server was last heard of, after the handshake.
-    pub server_seen_ns: u64,
+    /// Since when the client has acknowledged nothing of what it was sent.
+    pub unacknowledged_ns: u64,
     /// Another SYN that the client sent into an open connection; a server that has forgotten the connection takes it.
     pub pending: Option<u32>,
     /// The request whose head is under way was reported in audit mode already.
@@ -60,7 +60,7 @@ impl L7Flow {
             client_timestamp: None,
             server_timestamp: None,
             server_window: 0,
-            server_seen_ns: 0,
+            unacknowledged_ns: 0,
             pending: None,
             is_head_audited: false,
             last_opened: None,
@@ -75,15 +75,16 @@ impl L7Flow {
         if self.last_opened == Some((client_next, server_next)) {
             return false;
         }
+        let has_predecessor = self.last_opened.is_some();
         self.last_opened = Some((client_next, server_next));
         self.pending = None;
-        self.server_seen_ns = now_ns;
+        self.unacknowledged_ns = now_ns;
         self.is_head_audited = false;
         self.phase = Phase::Open {
             client_next,
             server_next,
         };
-        self.gate.reset(client_next, server_next);
+        self.gate.reset(client_next, server_next, has_predecessor);
         true
     }
 

@@ -1,8 +1,8 @@
 //! Shares of a bounded table: no interface can take the last places from the others.
 //!
 //! Of `capacity` places an eighth is reserved: only interfaces that hold few get in there. So whoever floods a table, a pod or the
-//! outside, is refused while every other interface can still begin something. And where the owner has set no quota, no pod holds
-//! more than half: few are enough to begin something, not to go on as usual.
+//! outside, is refused while every other interface can still begin something. And where the owner has set no quota, a pod that holds
+//! half takes no more once three quarters are taken: few are enough to begin something, not to go on as usual.
 
 use policy::Slot;
 
@@ -17,19 +17,23 @@ pub struct Reservation {
     reserve: usize,
     /// What "few" is.
     few: u32,
-    /// Most places of one pod.
+    /// Most places of one pod, as long as no more than `spare` are free.
     quota: u32,
+    spare: usize,
 }
 
 impl Reservation {
-    /// Shares of a table with `capacity` places, at most half for one pod.
+    /// Shares of a table with `capacity` places: half for one pod where they are short.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let quota = u32::try_from(capacity / 2).unwrap_or(u32::MAX).max(1);
-        Self::with_quota(capacity, quota)
+        Self {
+            spare: capacity / 4,
+            ..Self::with_quota(capacity, quota)
+        }
     }
 
-    /// The same with another quota.
+    /// The same with a quota of a pod that is never exceeded.
     #[must_use]
     pub fn with_quota(capacity: usize, quota: u32) -> Self {
         let reserve = capacity / 8;
@@ -38,6 +42,7 @@ impl Reservation {
             reserve,
             few: u32::try_from(reserve / 128).unwrap_or(u32::MAX).max(1),
             quota,
+            spare: capacity,
         }
     }
 
@@ -51,7 +56,7 @@ impl Reservation {
     #[must_use]
     pub fn admits(&self, slot: Slot, free: usize) -> bool {
         let held = self.held(slot);
-        let is_within_quota = !slot.is_endpoint() || held < self.quota;
+        let is_within_quota = !slot.is_endpoint() || held < self.quota || free > self.spare;
         is_within_quota && (free > self.reserve || free > 0 && held < self.few)
     }
 

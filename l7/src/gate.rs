@@ -81,6 +81,9 @@ pub struct HttpGate {
     server: ServerStream,
     /// One side was reset, or both have all that the other will ever send: the server has forgotten the connection, or will.
     is_over: bool,
+    /// The server has answered another SYN of these ports before. A listener with cookies may still believe that answer: until the
+    /// server has acknowledged something, nothing but the beginning of the stream passes.
+    has_predecessor: bool,
     is_closed: bool,
 }
 
@@ -126,18 +129,20 @@ impl HttpGate {
             responses: ResponseTracker::default(),
             server: ServerStream::new(server_next_seq),
             is_over: false,
+            has_predecessor: false,
             is_closed: false,
         }
     }
 
-    /// Begins a new flow in the memory of this one.
-    pub fn reset(&mut self, client_next_seq: u32, server_next_seq: u32) {
+    /// Begins a new flow in the memory of this one; `has_predecessor` if the server has answered another SYN of its ports of late.
+    pub fn reset(&mut self, client_next_seq: u32, server_next_seq: u32, has_predecessor: bool) {
         self.client.reset(client_next_seq);
         self.parser = RequestParser::new(client_next_seq);
         self.outstanding = Outstanding::default();
         self.responses = ResponseTracker::default();
         self.server = ServerStream::new(server_next_seq);
         self.is_over = false;
+        self.has_predecessor = has_predecessor;
         self.is_closed = false;
     }
 
@@ -167,21 +172,30 @@ impl HttpGate {
         self.is_closed = false;
     }
 
-    /// A reset went by, of either side.
+    /// A reset of the client went by, or one of the server whose sequence number the client may take.
     pub fn end(&mut self) {
         self.is_over = true;
     }
 
-    /// Whether a listener whose connection has died of its own could take the segment for the last one of its handshake; to be asked
-    /// where the server has not been heard of for a while, and answered with a reset.
+    /// Whether `seq` of the server's lies within what it has sent; a reset that lies elsewhere ends nothing.
     #[must_use]
-    pub fn may_begin_anew(&self, segment: &Segment<'_>) -> bool {
-        (self.server.is_finished() || !self.server.is_received()) && self.resembles_handshake(segment)
+    pub fn has_sent(&self, seq: u32) -> bool {
+        self.server.may_acknowledge(seq)
     }
 
-    fn resembles_handshake(&self, segment: &Segment<'_>) -> bool {
+    /// What the client has acknowledged, if that is not all: a change of it is progress.
+    #[must_use]
+    pub fn awaits_acknowledgment(&self) -> Option<u32> {
+        (!self.server.is_received()).then(|| self.server.acknowledged())
+    }
+
+    /// Whether a listener whose connection has died of its own could take the segment for the last one of a handshake; to be asked
+    /// where the client has acknowledged nothing for a while, and answered with a reset.
+    #[must_use]
+    pub fn may_begin_anew(&self, segment: &Segment<'_>) -> bool {
         let distance = segment.seq.wrapping_sub(self.client.first());
-        self.server.resembles_handshake(distance, segment.ack)
+        !self.server.is_received()
+            && (self.has_predecessor || self.server.resembles_handshake(distance, segment.ack))
     }
 
     /// Judges a segment of the client.
@@ -195,8 +209,16 @@ impl HttpGate {
         // The server has nothing more to send or to receive.
         self.is_over |= self.client.is_received() && self.server.is_finished() && self.server.is_received();
         let is_empty = segment.payload.is_empty() && !segment.fin;
-        if self.is_over && (!is_empty || self.resembles_handshake(segment)) {
+        if self.is_over && !is_empty {
             return GateVerdict::Drop(DropReason::L7Closed);
+        }
+        // A server that has sent its FIN has answered; how long it keeps the connection is not for the client to say.
+        if self.server.is_finished() && !segment.payload.is_empty() {
+            return GateVerdict::Drop(DropReason::InvalidTcp);
+        }
+        let is_begun = self.client.is_begun() || self.server.is_begun();
+        if self.has_predecessor && !is_begun && segment.seq != self.client.first() {
+            return GateVerdict::Drop(DropReason::L7OutOfOrder);
         }
         let verdict = if is_empty {
             self.acknowledgment(segment)

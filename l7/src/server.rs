@@ -61,6 +61,12 @@ impl ServerStream {
         self.sent > 0 || self.fin
     }
 
+    /// Up to where the client has acknowledged.
+    #[must_use]
+    pub fn acknowledged(&self) -> u32 {
+        self.acked
+    }
+
     /// Whether the client has acknowledged all that was forwarded.
     #[must_use]
     pub fn is_received(&self) -> bool {

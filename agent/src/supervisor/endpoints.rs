@@ -22,8 +22,13 @@ const TICK_BUDGET: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Takes the endpoints of the last run up again; those whose interface is gone, or whose namespace is excluded now, are forgotten.
-    pub(super) async fn adopt(&mut self) {
-        self.follow_renames();
+    ///
+    /// # Errors
+    /// Who is at which interface is not known.
+    pub(super) async fn adopt(&mut self) -> anyhow::Result<()> {
+        self.follow_renames()
+            .await
+            .context("cannot follow interfaces that were renamed")?;
         let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
         for endpoint in known {
             let pod = &endpoint.spec.pod;
@@ -52,6 +57,7 @@ impl Supervisor {
                 }
             });
         }
+        Ok(())
     }
 
     /// Serves an endpoint of the former agent. As long as that fails, its pod is cut off.
@@ -266,8 +272,9 @@ impl Supervisor {
         self.control.endpoint_delete(endpoint.key);
         let snapshot = Arc::clone(&self.control.snapshots().borrow());
         self.publish(snapshot);
-        if let Err(error) = self.registry.remove(&endpoint.spec.pod) {
-            tracing::error!(pod = %endpoint.spec.pod, %error, "cannot forget the endpoint");
+        match self.registry.remove(&endpoint.spec.pod) {
+            Ok(_) | Err(RegistryError::Unknown { .. }) => {}
+            Err(error) => tracing::error!(pod = %endpoint.spec.pod, %error, "cannot forget the endpoint"),
         }
         self.reconcile().await;
         self.warnings.remove(&endpoint.key.slot);

@@ -24,7 +24,13 @@ impl Supervisor {
 
     /// Looks for endpoints whose interface is gone without having been told, and for what is pinned of such interfaces.
     pub(super) async fn sweep(&mut self) {
-        self.follow_renames();
+        if let Err(error) = self.follow_renames().await {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "cannot follow interfaces that were renamed"
+            );
+            return;
+        }
         let known: Vec<Endpoint> = self.registry.endpoints().cloned().collect();
         for endpoint in known {
             if self.has_vanished(&endpoint).await {
@@ -61,21 +67,23 @@ impl Supervisor {
 
     /// An interface with another name is still its pod's. The registry learns of it before the pins: were they the first, an agent that
     /// ends in between would leave an endpoint on an interface that nobody knows.
-    pub(super) fn follow_renames(&mut self) {
-        let followed = block_in_place(|| -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Who is at which interface is not known: no endpoint must be taken for one whose interface is gone.
+    pub(super) async fn follow_renames(&mut self) -> anyhow::Result<()> {
+        let lost = block_in_place(|| -> anyhow::Result<Vec<Endpoint>> {
             let renamed = self.dataplane.renamed()?;
-            if !renamed.is_empty() {
-                tracing::info!(?renamed, "interfaces were renamed");
-                self.registry.follow_renames(&renamed)?;
-                self.dataplane.follow_renames()?;
+            if renamed.is_empty() {
+                return Ok(Vec::new());
             }
-            Ok(())
-        });
-        if let Err(error) = followed {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "cannot follow interfaces that were renamed"
-            );
+            tracing::info!(?renamed, "interfaces were renamed");
+            let lost = self.registry.follow_renames(&renamed)?;
+            self.dataplane.follow_renames()?;
+            Ok(lost)
+        })?;
+        for endpoint in lost {
+            self.detach_vanished(&endpoint).await;
         }
+        Ok(())
     }
 }

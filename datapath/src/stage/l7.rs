@@ -29,8 +29,9 @@ use l7::{Answer, Denial, GateVerdict, Payload, Segment};
 /// What a denied client gets (Cilium's body, `403` and nothing else of the connection).
 const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 15\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nAccess denied\r\n";
 
-/// After so long without a word, a server that has unfinished business may have given the connection up without one.
-const SILENCE_NS: u64 = 3_000_000_000;
+/// A server whose bytes nobody acknowledges for so long may have given the connection up without a word (`tcp_write_timeout` in the
+/// kernel's `net/ipv4/tcp_timer.c`).
+const PATIENCE_NS: u64 = 3_000_000_000;
 
 /// What became of a segment before the gate.
 enum Outcome {
@@ -311,7 +312,9 @@ fn judge(
         // A reset that the server ignores would end the judgement of a connection that goes on.
         let is_exact = decided.direction == FlowDirection::Reply || tcp.seq == flow.gate.client_next();
         return if is_exact {
-            flow.gate.end();
+            if decided.direction == FlowDirection::Original || flow.gate.has_sent(tcp.seq) {
+                flow.gate.end();
+            }
             Outcome::Pass
         } else {
             Outcome::Refuse(DropReason::InvalidTcp)
@@ -330,9 +333,11 @@ fn judge(
         payload: Payload::new(&slices),
         fin: tcp.flags.has(TcpFlags::FIN),
     };
+    let awaited = flow.gate.awaits_acknowledgment();
     let verdict = match decided.direction {
         FlowDirection::Original => {
-            if now.saturating_sub(flow.server_seen_ns) > SILENCE_NS && flow.gate.may_begin_anew(&segment) {
+            let waits = now.saturating_sub(flow.unacknowledged_ns);
+            if waits > PATIENCE_NS && flow.gate.may_begin_anew(&segment) {
                 return Outcome::Unknown;
             }
             remember(&mut flow.client_timestamp, options.timestamps.map(|t| t.value));
@@ -344,12 +349,14 @@ fn judge(
             }
         }
         FlowDirection::Reply => {
-            flow.server_seen_ns = now;
             remember(&mut flow.server_timestamp, options.timestamps.map(|t| t.value));
             flow.server_window = tcp.window;
             flow.gate.server(&segment, sink)
         }
     };
+    if flow.gate.awaits_acknowledgment() != awaited {
+        flow.unacknowledged_ns = now;
+    }
     match verdict {
         GateVerdict::Forward => Outcome::Pass,
         GateVerdict::Drop(reason) => Outcome::Refuse(reason),

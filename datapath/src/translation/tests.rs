@@ -219,7 +219,7 @@ fn one_sender_leaves_translations_to_others_and_forgetting_makes_room() {
         f.translations.keep(CLIENT, &last.unwrap());
         port += 1;
     }
-    assert_eq!(f.translations.len(), 32, "half is a pod's");
+    assert_eq!(f.translations.len(), 48, "a quarter is for others");
     assert!(f.translations.has_room(Slot(9)));
     let last = last.unwrap();
     f.translations.forget(CLIENT, &last.key, &last.translation);

@@ -456,6 +456,8 @@ fn gate_that_was_asleep_cuts_when_audit_mode_ends_and_a_new_connection_is_judged
     again.open(&mut bed);
     again.client_sends(&mut bed, DATA, GOOD);
     assert_eq!(bed.got_one(B.key()).payload(), GOOD);
+    again.server_sends(&mut bed, DATA, OK);
+    bed.got_one(A.key());
     again.client_sends(&mut bed, DATA, BAD);
     assert!(bed.got_one(B.key()).tcp().flags.has(TcpFlags::RST));
     bed.assert_no_frame_lost();

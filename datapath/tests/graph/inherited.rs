@@ -687,7 +687,7 @@ fn inherited_connections_take_no_more_than_a_pods_share_of_any_table() {
     }
     let flows = bed.translated_flows();
     for (translations, quota, reason) in [
-        (8, 1024, DropReason::NoNatMapping),
+        (5, 1024, DropReason::NoNatMapping),
         (256, 4, DropReason::FlowQuota),
     ] {
         let mut bed = Bed::with(GraphConfig {

@@ -246,10 +246,10 @@ fn f5_one_pod_leaves_translations_to_others() {
         bed.send(A.key(), &udp(A.v4(), 1000 + port, vip(), 80, b"x"));
     }
     bed.got(B.key());
-    for port in 0..64 {
+    for port in 0..32 {
         bed.send(C.key(), &udp(C.v4(), 1000 + port, vip(), 80, b"x"));
     }
-    assert_eq!(bed.got(B.key()).len(), 64, "C has no translation left");
+    assert_eq!(bed.got(B.key()).len(), 32, "C has no translation left");
 }
 
 /// F6. One pod cannot take all L7 states.
@@ -277,12 +277,12 @@ fn f6_one_pod_leaves_l7_states_to_others() {
         bed.send(A.key(), &conn.by_client(TcpFlags::SYN, &[]));
     }
     bed.got(B.key());
-    for port in 0..16 {
+    for port in 0..8 {
         let mut conn = Conn::new(C, B, 5000);
         conn.client.port = 20_000 + port;
         conn.client_sends(&mut bed, TcpFlags::SYN, &[]);
     }
-    assert_eq!(bed.got(B.key()).len(), 16, "C has no L7 state left");
+    assert_eq!(bed.got(B.key()).len(), 8, "C has no L7 state left");
 }
 
 /// F7. What the outside sends cannot take all flows.

@@ -155,7 +155,7 @@ fn closed_flow_passes_nothing_more_in_either_direction() {
     assert_eq!(flow.send(GET), GateVerdict::Drop(DropReason::L7Closed));
     assert_eq!(flow.send(b""), GateVerdict::Drop(DropReason::L7Closed));
     assert_eq!(flow.reply(OK), GateVerdict::Drop(DropReason::L7Closed));
-    flow.gate.reset(CLIENT, SERVER);
+    flow.gate.reset(CLIENT, SERVER, false);
     assert_eq!(flow.send(GET), GateVerdict::Forward);
 }
 
@@ -314,8 +314,9 @@ fn denied_request_of_a_client_that_lacks_response_bytes_is_reset() {
 }
 
 #[test]
-fn denied_request_after_the_servers_fin_is_reset_past_the_fin() {
+fn request_after_the_servers_fin_is_dropped_and_half_a_head_is_reset_past_the_fin() {
     let mut flow = Flow::new();
+    assert_eq!(flow.send(b"GET /ok HT"), GateVerdict::Forward);
     let fin = Segment {
         seq: SERVER,
         ack: CLIENT,
@@ -323,7 +324,9 @@ fn denied_request_after_the_servers_fin_is_reset_past_the_fin() {
         fin: true,
     };
     assert_eq!(flow.gate.server(&fin, &mut flow.log), GateVerdict::Forward);
-    let denial = denial(flow.send(BAD));
+    assert_eq!(flow.send(BAD), GateVerdict::Drop(DropReason::InvalidTcp));
+    let end = flow.client;
+    let denial = denial(flow.raw(end, b"", true));
     assert_eq!(
         (denial.answer, denial.server_seq),
         (Answer::Reset, SERVER.wrapping_add(1))
