@@ -40,6 +40,8 @@ pub struct L7Flow {
     pub server_timestamp: Option<u32>,
     /// The server's latest window, unscaled.
     pub server_window: u16,
+    /// When the gate was opened.
+    pub opened_ns: u64,
     /// Since when the client has acknowledged nothing of what it was sent.
     pub unacknowledged_ns: u64,
     /// Another SYN that the client sent into an open connection; a server that has forgotten the connection takes it.
@@ -60,6 +62,7 @@ impl L7Flow {
             client_timestamp: None,
             server_timestamp: None,
             server_window: 0,
+            opened_ns: 0,
             unacknowledged_ns: 0,
             pending: None,
             is_head_audited: false,
@@ -78,7 +81,7 @@ impl L7Flow {
         let has_predecessor = self.last_opened.is_some();
         self.last_opened = Some((client_next, server_next));
         self.pending = None;
-        self.unacknowledged_ns = now_ns;
+        (self.opened_ns, self.unacknowledged_ns) = (now_ns, now_ns);
         self.is_head_audited = false;
         self.phase = Phase::Open {
             client_next,

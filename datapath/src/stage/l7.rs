@@ -33,6 +33,10 @@ const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 15\r\nconte
 /// kernel's `net/ipv4/tcp_timer.c`).
 const PATIENCE_NS: u64 = 3_000_000_000;
 
+/// The answer to a SYN is worth nothing to a listener with cookies after so long, and some (`MAX_SYNCOOKIE_AGE` in the kernel's
+/// `include/net/tcp.h`, minutes).
+const COOKIE_NS: u64 = 240_000_000_000;
+
 /// What became of a segment before the gate.
 enum Outcome {
     Pass,
@@ -336,8 +340,9 @@ fn judge(
     let awaited = flow.gate.awaits_acknowledgment();
     let verdict = match decided.direction {
         FlowDirection::Original => {
-            let waits = now.saturating_sub(flow.unacknowledged_ns);
-            if waits > PATIENCE_NS && flow.gate.may_begin_anew(&segment) {
+            let is_young = now.saturating_sub(flow.opened_ns) < COOKIE_NS;
+            let waits = is_young && now.saturating_sub(flow.unacknowledged_ns) > PATIENCE_NS;
+            if waits && flow.gate.may_begin_anew(&segment) {
                 return Outcome::Unknown;
             }
             remember(&mut flow.client_timestamp, options.timestamps.map(|t| t.value));
