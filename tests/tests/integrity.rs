@@ -21,6 +21,8 @@ const VIP6: &str = "fd00:10:96::90";
 const FILES_PORT: u16 = 8080;
 const RECORDS_PORT: u16 = 8081;
 const UDP_PORT: u16 = 5001;
+/// Ports of a server that accepts Multipath TCP: one with rules for requests, one without.
+const MULTIPATH_PORTS: [u16; 2] = [8082, 8083];
 
 const DOWNLOAD_BYTES: usize = 100_000_000;
 const UPLOAD_BYTES: usize = 65_536;
@@ -35,9 +37,9 @@ spec:
   ingress:
     - fromEndpoints: [{matchLabels: {app: client}}]
       toPorts:
-        - ports: [{port: "8080", protocol: TCP}, {port: "8081", protocol: TCP}]
+        - ports: [{port: "8080", protocol: TCP}, {port: "8081", protocol: TCP}, {port: "8082", protocol: TCP}]
           rules: {http: [{method: GET, path: "/(big|allowed)?"}, {method: POST, path: "/digest"}]}
-        - ports: [{port: "5001", protocol: UDP}]
+        - ports: [{port: "5001", protocol: UDP}, {port: "8083", protocol: TCP}]
 "#;
 
 /// `GET /big` sends a file, `POST /digest` answers with the SHA-256 of what it was sent.
@@ -67,6 +69,40 @@ class Server(http.server.ThreadingHTTPServer):
     address_family = socket.AF_INET6
 
 Server(("::", int(sys.argv[2])), Handler).serve_forever()
+"#;
+
+/// Says whether a connection is of Multipath TCP (IPPROTO_MPTCP is 262, TCP_IS_MPTCP 43).
+const MULTIPATH_SERVER: &str = r#"
+import socket, sys, threading
+
+def serve(port):
+    listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262)
+    listener.bind(("::", port))
+    listener.listen()
+    while True:
+        connection, _ = listener.accept()
+        connection.recv(4096)
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n%d"
+        connection.sendall(answer % connection.getsockopt(6, 43))
+        connection.close()
+
+for port in sys.argv[1:]:
+    threading.Thread(target=serve, args=(int(port),)).start()
+"#;
+
+/// Offers Multipath TCP, and prints what the server says of the connection.
+const MULTIPATH_CLIENT: &str = r#"
+import socket, sys
+
+family, _, _, _, address = socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), type=socket.SOCK_STREAM)[0]
+connection = socket.socket(family, socket.SOCK_STREAM, 262)
+connection.settimeout(20)
+connection.connect(address)
+connection.sendall(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")
+answer = b""
+while part := connection.recv(4096):
+    answer += part
+print(answer[-1:].decode(), end="")
 "#;
 
 struct Integrity {
@@ -137,6 +173,7 @@ fn main() -> ExitCode {
         denied_request_in_segments_of_one_byte_never_reaches_the_server,
         second_of_two_pipelined_requests_is_denied,
         every_request_of_a_connection_is_judged,
+        client_that_offers_multipath_tcp_is_served_by_plain_tcp_where_requests_are_judged,
         every_datagram_of_a_burst_is_received_or_counted,
     ])
 }
@@ -288,6 +325,30 @@ fn every_request_of_a_connection_is_judged(bed: &mut Integrity) -> Result<()> {
             "the server received {:?}",
             String::from_utf8_lossy(&bytes)
         );
+    }
+    Ok(())
+}
+
+fn client_that_offers_multipath_tcp_is_served_by_plain_tcp_where_requests_are_judged(
+    bed: &mut Integrity,
+) -> Result<()> {
+    let python = "/usr/bin/python3";
+    let [judged, plain] = MULTIPATH_PORTS.map(|port| port.to_string());
+    bed.lab
+        .spawn("app/server", &[python, "-c", MULTIPATH_SERVER, &judged, &plain])?;
+    wait::until("the server listens", wait::LONG, || {
+        let listens = |port| bed.lab.exec("app/server", &["nc", "-z", "127.0.0.1", port]);
+        let both = listens(&judged)?.status.success() && listens(&plain)?.status.success();
+        Ok(both.then_some(()))
+    })?;
+    for address in bed.server.addresses() {
+        let address = address.to_string();
+        for (port, is_multipath) in [(&judged, "0"), (&plain, "1")] {
+            let client = [python, "-c", MULTIPATH_CLIENT, &address, port];
+            let output = bed.lab.exec("app/client", &client)?;
+            let seen = String::from_utf8_lossy(&output.stdout);
+            ensure!(seen == is_multipath, "{address} port {port}: {output:?}");
+        }
     }
     Ok(())
 }
