@@ -198,7 +198,9 @@ impl Index {
     pub fn delete(&mut self, key: &ObjectKey) {
         match key.kind {
             Kind::Namespace => {
-                self.namespaces.remove(&key.name);
+                if self.namespaces.remove(&key.name).is_some() && self.config.awaits_namespaces {
+                    self.orphan_former_pods(&key.name);
+                }
                 self.identify_pods(Some(&key.name));
             }
             Kind::Node => {

@@ -164,6 +164,19 @@ fn address_that_another_pod_has_now_is_that_pods() {
 }
 
 #[test]
+fn former_pod_whose_namespace_went_first_is_not_of_the_next_one() {
+    let mut world = both(Some("u-bad"));
+    world.apply(&NOT_BAD.replace(
+        "{app: bad}",
+        "{k8s:io.cilium.k8s.namespace.labels.team: red, app: bad}",
+    ));
+    world.delete(Kind::Namespace, "", "db");
+    world.delete(Kind::Pod, "db", "bad");
+    world.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: db, labels: {team: blue}}\n");
+    assert!(!world.is_let_in(8, BAD));
+}
+
+#[test]
 fn former_pod_follows_its_namespace_and_what_policies_ask_of_it() {
     let mut world = both(Some("u-bad"));
     world.delete(Kind::Pod, "db", "bad");
@@ -177,6 +190,9 @@ fn former_pod_follows_its_namespace_and_what_policies_ask_of_it() {
     assert!(!takes(&world));
     world.delete(Kind::Namespace, "", "db");
     assert!(!takes(&world), "it stays who it was");
+    world.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: db, labels: {team: red}}\n");
+    assert!(!takes(&world), "the next Namespace of the name is not its own");
+    world.delete(Kind::Namespace, "", "db");
     world.apply(
         "
 apiVersion: networking.k8s.io/v1

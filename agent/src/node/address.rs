@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 
 use super::{Devices, NodeError, PAIRS};
 
@@ -28,12 +28,18 @@ impl Devices {
         let mut messages = self.handle.address().get().execute();
         let mut addresses = BTreeSet::new();
         while let Some(message) = messages.try_next().await.map_err(listed)? {
-            if !own.contains(&message.header.index) {
+            if !own.contains(&message.header.index) && !is_doubtful(&message) {
                 addresses.extend(local(&message).filter(is_reached));
             }
         }
         Ok(addresses)
     }
+}
+
+/// Whether another machine may own the address (RFC 4862, 5.4); the kernel does not use it then.
+fn is_doubtful(message: &AddressMessage) -> bool {
+    let doubts = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    message.header.flags.intersects(doubts)
 }
 
 /// The interface's own address; with a peer's beside it `IFA_ADDRESS` is the peer's.

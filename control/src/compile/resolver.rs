@@ -2,6 +2,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -128,11 +129,13 @@ impl<'a> Resolver<'a> {
         let mut identities: Vec<Identity> = pods.chain(self.prefixes_in(block)).collect();
         identities.extend(self.unknown_in(block, action));
         // The node has one identity for all its addresses: an allow needs all of them covered, for a denial one is enough.
-        let node = self.index.local_node_addresses();
-        let mut covers = node.iter().map(|addr| block.covers(&IpNet::from(*addr)));
+        let covers = |addr: &IpAddr| block.covers(&IpNet::from(*addr));
         let host = match action {
-            RuleAction::Deny => covers.any(|covered| covered),
-            RuleAction::Allow | RuleAction::Pass => !node.is_empty() && covers.all(|covered| covered),
+            RuleAction::Deny => self.index.host_addresses().iter().any(covers),
+            RuleAction::Allow | RuleAction::Pass => {
+                let node = self.index.local_node_addresses();
+                !node.is_empty() && node.iter().all(covers)
+            }
         };
         if host {
             identities.push(Identity::HOST);

@@ -1449,6 +1449,36 @@ spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 1
 }
 
 #[test]
+fn a_denied_network_that_holds_an_address_of_an_interface_denies_the_node() {
+    let mut world = World::new(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: x, labels: {app: client}}
+status: {podIP: 10.1.0.2}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: no-pods}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  egress: [{action: Deny, to: [{networks: [10.1.0.0/16]}]}]
+",
+    );
+    let to_host = |world: &World| {
+        let egress = &world.policy("x/client").egress;
+        egress.decide(Identity::HOST, Protocol::TCP, 10250).drop_reason()
+    };
+    assert_eq!(to_host(&world), None);
+    let gateway: IpAddr = "10.1.0.1".parse().expect("address");
+    world.index.set_interface_addresses([gateway].into());
+    world.compile();
+    assert_eq!(to_host(&world), Some(DropReason::PolicyDenyRule));
+}
+
+#[test]
 fn an_api_server_at_an_interface_of_the_node_is_the_node() {
     let mut world = World::new(
         "

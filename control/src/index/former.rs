@@ -20,6 +20,8 @@ use crate::object::{NamedPort, Pod};
 pub(super) struct FormerPod {
     /// The attachment that it is kept for.
     key: EndpointKey,
+    /// Its Namespace is gone, too: the next one of that name is not the pod's.
+    is_orphan: bool,
     pub(super) pod: IndexedPod,
 }
 
@@ -70,7 +72,9 @@ impl Index {
         };
         if let Some(pod) = was.or_else(ended).filter(|pod| !pod.pod.uid.is_empty()).cloned() {
             let key = endpoint.key;
-            self.former.insert(key.slot, FormerPod { key, pod });
+            let is_orphan =
+                self.config.awaits_namespaces && !self.namespaces.contains_key(&endpoint.pod.namespace);
+            self.former.insert(key.slot, FormerPod { key, is_orphan, pod });
             self.renew(endpoint);
         }
         if self.object_of(endpoint).is_some() {
@@ -109,6 +113,14 @@ impl Index {
         }
     }
 
+    /// A Namespace is gone: its former pods keep what they had of it.
+    pub(super) fn orphan_former_pods(&mut self, namespace: &str) {
+        for (slot, former) in &mut self.former {
+            let endpoint = self.endpoints.get(slot);
+            former.is_orphan |= endpoint.is_some_and(|endpoint| endpoint.pod.namespace == namespace);
+        }
+    }
+
     /// Makes the identities of former pods anew.
     pub(super) fn renew_former_pods(&mut self, namespace: Option<&str>) {
         let affected: Vec<LocalEndpoint> = self
@@ -127,7 +139,14 @@ impl Index {
         let Some(before) = self.former_pod(endpoint.key).cloned() else {
             return;
         };
-        let namespace = self.namespace_of(&endpoint.pod, &before.pod);
+        let is_orphan = self
+            .former
+            .get(&endpoint.key.slot)
+            .is_some_and(|former| former.is_orphan);
+        let namespace = match is_orphan {
+            true => before.namespace.clone(),
+            false => self.namespace_of(&endpoint.pod, &before.pod),
+        };
         let pod = self.identified(&endpoint.pod, before.pod, namespace, &endpoint.addresses);
         if (before.identity, before.identity6) != (pod.identity, pod.identity6) {
             self.changes.addresses = true;
@@ -155,7 +174,14 @@ impl Index {
             identity6: Identity::UNMANAGED,
         };
         let key = endpoint.key;
-        self.former.insert(key.slot, FormerPod { key, pod });
+        self.former.insert(
+            key.slot,
+            FormerPod {
+                key,
+                is_orphan: false,
+                pod,
+            },
+        );
         self.attachments_changed(Some(endpoint));
     }
 }

@@ -79,6 +79,8 @@ impl Index {
         if differ {
             self.interface_addresses = addresses;
             self.changes.addresses = true;
+            // Denied blocks hold one of them or do not.
+            self.changes.prefixes |= !self.prefixes.is_empty();
             self.identify_apiservers();
         }
         differ
