@@ -224,6 +224,17 @@ async fn socket_is_for_its_owner_only_and_one_agent_at_a_time() {
 }
 
 #[tokio::test]
+async fn folder_that_an_agent_killed_while_it_bound_has_left_is_no_obstacle() {
+    let run_dir = tempfile::tempdir().unwrap();
+    // In a container every agent has the same process id.
+    let private = run_dir.path().join(format!("sluice.sock.{}", std::process::id()));
+    std::fs::create_dir(&private).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(private.join("sluice.sock")).unwrap());
+    let _server = Server::bind(run_dir.path()).unwrap();
+    assert!(!private.exists() && run_dir.path().join("sluice.sock").exists());
+}
+
+#[tokio::test]
 async fn socket_of_a_killed_agent_is_taken_over() {
     let run_dir = tempfile::tempdir().unwrap();
     let path = run_dir.path().join("sluice.sock");
