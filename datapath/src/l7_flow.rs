@@ -44,6 +44,8 @@ pub struct L7Flow {
     pub opened_ns: u64,
     /// Since when the client has acknowledged nothing of what it was sent.
     pub unacknowledged_ns: u64,
+    /// When the server sent its FIN.
+    pub answered_ns: u64,
     /// Another SYN that the client sent into an open connection; a server that has forgotten the connection takes it.
     pub pending: Option<u32>,
     /// The request whose head is under way was reported in audit mode already.
@@ -64,6 +66,7 @@ impl L7Flow {
             server_window: 0,
             opened_ns: 0,
             unacknowledged_ns: 0,
+            answered_ns: 0,
             pending: None,
             is_head_audited: false,
             last_opened: None,

@@ -183,6 +183,12 @@ impl HttpGate {
         self.server.may_acknowledge(seq)
     }
 
+    /// Whether the server has sent its FIN: no payload passes any more.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.server.is_finished()
+    }
+
     /// What the client has acknowledged, if that is not all: a change of it is progress.
     #[must_use]
     pub fn awaits_acknowledgment(&self) -> Option<u32> {

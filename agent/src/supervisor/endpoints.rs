@@ -234,7 +234,7 @@ impl Supervisor {
         block_in_place(|| self.dataplane.open(endpoint, &device, mode, adopted))?;
         let mut warnings = Vec::new();
         if adopted {
-            // The former agent's settings have survived, and other pods wait to be served.
+            // A former agent's settings have survived, and other pods wait to be served.
             self.tuner.tune_later(endpoint);
         } else {
             warnings = self.tuner.tune(endpoint).await;

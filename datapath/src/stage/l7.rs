@@ -2,7 +2,8 @@
 //!
 //! The gate (`l7::HttpGate`) needs the whole connection: the flow must begin with a SYN that the worker saw, the SYN-ACK must
 //! acknowledge exactly that SYN, and neither may carry data. Segments that different hosts could understand differently (urgent data,
-//! signed segments, Multipath TCP, malformed options) do not pass; a SYN that offers Multipath TCP does without the offer. A denial answers the client, resets the server and ends the flow.
+//! signed segments, Multipath TCP, malformed options) do not pass; a SYN that offers Multipath TCP does without the offer. A denial
+//! answers the client, resets the server and ends the flow.
 //!
 //! Where every direction with rules is in audit mode, nothing is refused: what would be is reported, and at the first thing that is
 //! no denied request the gate goes to sleep for the flow. Should rules be enforced on it later, it is one that nobody has seen.
@@ -337,12 +338,17 @@ fn judge(
         payload: Payload::new(&slices),
         fin: tcp.flags.has(TcpFlags::FIN),
     };
-    let awaited = flow.gate.awaits_acknowledgment();
+    let (awaited, is_answered) = (flow.gate.awaits_acknowledgment(), flow.gate.is_answered());
     let verdict = match decided.direction {
         FlowDirection::Original => {
             let is_young = now.saturating_sub(flow.opened_ns) < COOKIE_NS;
             let waits = is_young && now.saturating_sub(flow.unacknowledged_ns) > PATIENCE_NS;
             if waits && flow.gate.may_begin_anew(&segment) {
+                return Outcome::Unknown;
+            }
+            // It has had time to read the answer, and would go on sending into nothing.
+            let was_answered = is_answered && now.saturating_sub(flow.answered_ns) > PATIENCE_NS;
+            if was_answered && !segment.payload.is_empty() {
                 return Outcome::Unknown;
             }
             remember(&mut flow.client_timestamp, options.timestamps.map(|t| t.value));
@@ -361,6 +367,9 @@ fn judge(
     };
     if flow.gate.awaits_acknowledgment() != awaited {
         flow.unacknowledged_ns = now;
+    }
+    if !is_answered && flow.gate.is_answered() {
+        flow.answered_ns = now;
     }
     match verdict {
         GateVerdict::Forward => Outcome::Pass,

@@ -171,6 +171,21 @@ fn server_that_has_sent_its_fin_gets_no_more_bytes() {
         "no reset either: the client has not read the answer yet"
     );
     assert_eq!(bed.dropped(DropReason::InvalidTcp), 1);
+    let answered = Instant::now();
+    while answered.elapsed() < Duration::from_millis(3100) {
+        bed.turn();
+    }
+    // Whoever goes on sending for so long without reading must not wait for ever.
+    bed.send(A.key(), &conn.by_client(DATA, GOOD));
+    assert!(bed.got_one(A.key()).tcp().flags.has(TcpFlags::RST));
+    assert!(bed.got_one(B.key()).tcp().flags.has(TcpFlags::RST));
+}
+
+#[test]
+fn client_closes_after_the_servers_fin() {
+    let (mut bed, mut conn) = open();
+    conn.server_sends(&mut bed, FIN, &[]);
+    bed.got_one(A.key());
     conn.client_sends(&mut bed, FIN, &[]);
     bed.got_one(B.key());
 }
